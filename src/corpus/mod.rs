@@ -1,0 +1,1 @@
+//! Documents and token blocks: JSONL, Parquet, HF-datasets Arrow folders, splitting, mixing.

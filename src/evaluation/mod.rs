@@ -1,0 +1,1 @@
+//! Tasks, few-shot prompts, log-likelihood, metrics, tables.

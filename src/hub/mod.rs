@@ -1,0 +1,1 @@
+//! The Hugging Face Hub client: listing, patterns, resume, verification.

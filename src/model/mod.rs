@@ -1,0 +1,1 @@
+//! Mixtral: configuration, forward for training and inference, KV cache, sampling.

@@ -1,0 +1,1 @@
+//! A plan → artifacts: scheduler, worker processes, events, displays.

@@ -1,0 +1,72 @@
+//! The kinds of stages: one file each, and the registry that names them all.
+
+pub mod inputs;
+mod work;
+
+use schemars::{JsonSchema, Schema};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Context, Result};
+
+pub use inputs::{Dataset, Documents, Form, Input, Share, Source};
+pub use work::{Progress, Work};
+
+/// A kind of stage. The parameter struct is the stage.
+pub trait Stage: DeserializeOwned + Serialize + JsonSchema {
+    const KIND: &'static str;
+    /// Raised whenever the same inputs would give other bytes.
+    const REVISION: u32;
+    fn run(&self, work: &mut Work) -> Result<()>;
+}
+
+/// A built-in kind, as the rest of the house sees it: a [`Stage`] with its type forgotten.
+pub struct Kind {
+    pub name: &'static str,
+    pub revision: u32,
+    /// Text of `stages/KIND.toml`, embedded in the binary.
+    pub manifest: &'static str,
+    schema: fn() -> Schema,
+    run: fn(serde_json::Value, &mut Work) -> Result<()>,
+}
+
+impl Kind {
+    const fn of<S: Stage>(manifest: &'static str) -> Self {
+        Self {
+            name: S::KIND,
+            revision: S::REVISION,
+            manifest,
+            schema: || schemars::schema_for!(S),
+            run: |parameters, work| {
+                let stage: S = serde_json::from_value(parameters)
+                    .context(|| format!("the parameters of a {} stage do not have the form it expects", S::KIND))?;
+                stage.run(work)
+            },
+        }
+    }
+
+    /// JSON Schema of the parameters.
+    pub fn schema(&self) -> Schema {
+        (self.schema)()
+    }
+
+    /// Runs the stage with resolved parameters.
+    pub fn run(&self, parameters: serde_json::Value, work: &mut Work) -> Result<()> {
+        (self.run)(parameters, work)
+    }
+}
+
+/// Registers a kind: its type and its manifest in `stages/`.
+macro_rules! kinds {
+    ($($type:ty => $manifest:literal),* $(,)?) => {
+        /// Every built-in kind, in the order of a pipeline.
+        pub static KINDS: &[Kind] = &[$(Kind::of::<$type>(include_str!(concat!("../../stages/", $manifest)))),*];
+    };
+}
+
+kinds! {}
+
+/// The built-in kind of that name.
+pub fn kind(name: &str) -> Option<&'static Kind> {
+    KINDS.iter().find(|kind| kind.name == name)
+}

@@ -1,0 +1,1 @@
+//! SentencePiece and HF tokenizers: encoding, BPE training, ALP, merging vocabularies.

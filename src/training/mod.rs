@@ -1,0 +1,1 @@
+//! Data order, optimiser, schedule, loop, checkpoints, TensorBoard.

@@ -1,0 +1,1 @@
+//! Sharded safetensors in and out, memory-mapped; NF4; LoRA adapters in PEFT's layout.
