@@ -1,0 +1,150 @@
+//! The lines of many files, in order, in batches of bounded size that other threads can share out.
+
+use std::fs::File;
+use std::io::Read;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use crate::error::{Context, Result};
+
+/// Whole lines, one behind the other in one buffer.
+pub struct Batch {
+    bytes: Vec<u8>,
+    lines: Vec<Line>,
+}
+
+/// Where a line stands: in its batch, and in the files it was read from.
+#[derive(Clone, Debug)]
+pub struct Line {
+    span: Range<usize>,
+    /// Index of the file.
+    pub file: usize,
+    /// Counted from 1.
+    pub number: u64,
+}
+
+impl Batch {
+    pub fn lines(&self) -> &[Line] {
+        &self.lines
+    }
+
+    /// The bytes of a line of this batch, without its `\n`.
+    pub fn bytes_of(&self, line: &Line) -> &[u8] {
+        &self.bytes[line.span.clone()]
+    }
+
+    /// How many bytes the lines have, without their `\n`.
+    pub fn len(&self) -> usize {
+        self.lines.iter().map(|line| line.span.len()).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+}
+
+/// Reads files line by line. A line ends at `\n` and nothing else (U+2028 and `\r` do not end one); the last line of
+/// a file may lack it.
+pub struct Batches<'a> {
+    files: &'a [PathBuf],
+    /// The file to open next.
+    next: usize,
+    open: Option<(File, u64)>,
+    size: usize,
+    /// The beginning of a line whose end was not read yet.
+    carry: Vec<u8>,
+}
+
+impl<'a> Batches<'a> {
+    /// Batches of about `size` bytes; a longer line makes a longer batch.
+    pub fn new(files: &'a [PathBuf], size: usize) -> Self {
+        Self { files, next: 0, open: None, size, carry: Vec::new() }
+    }
+
+    fn read(&mut self) -> Result<Option<Batch>> {
+        const LEAST: usize = 64 << 10;
+        let mut bytes = std::mem::take(&mut self.carry);
+        let mut lines = Vec::new();
+        let mut start = 0;
+        loop {
+            if self.open.is_none() {
+                let Some(path) = self.files.get(self.next) else { break };
+                let file = File::open(path).context(|| format!("cannot open {}", path.display()))?;
+                self.open = Some((file, 0));
+                self.next += 1;
+            }
+            let index = self.next - 1;
+            let Some((file, number)) = &mut self.open else { break };
+            let wanted = self.size.saturating_sub(bytes.len()).max(LEAST);
+            let searched = bytes.len();
+            bytes.reserve(wanted);
+            let read = file
+                .take(wanted as u64)
+                .read_to_end(&mut bytes)
+                .context(|| format!("cannot read {}", self.files[index].display()))?;
+            for newline in memchr::memchr_iter(b'\n', &bytes[searched..]) {
+                *number += 1;
+                lines.push(Line { span: start..searched + newline, file: index, number: *number });
+                start = searched + newline + 1;
+            }
+            if read < wanted {
+                if start < bytes.len() {
+                    *number += 1;
+                    lines.push(Line { span: start..bytes.len(), file: index, number: *number });
+                    start = bytes.len();
+                }
+                self.open = None;
+            }
+            if bytes.len() >= self.size && !lines.is_empty() {
+                break;
+            }
+        }
+        self.carry = bytes.split_off(start);
+        Ok((!lines.is_empty()).then_some(Batch { bytes, lines }))
+    }
+}
+
+impl Iterator for Batches<'_> {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.read().transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lines come out the same whatever the batch size, across files, with and without a last `\n`.
+    #[test]
+    fn batch_size_does_not_matter() {
+        let folder = tempfile::tempdir().unwrap();
+        let contents = ["a\n\u{2028}b\r\n\nlong line without end", "", "\n", "x\ny\n"];
+        let mut files = Vec::new();
+        for (index, content) in contents.iter().enumerate() {
+            files.push(folder.path().join(index.to_string()));
+            std::fs::write(&files[index], content).unwrap();
+        }
+        for size in [1, 7, 1 << 20] {
+            let mut found = Vec::new();
+            for batch in Batches::new(&files, size) {
+                let batch = batch.unwrap();
+                for line in batch.lines() {
+                    let text = String::from_utf8(batch.bytes_of(line).to_vec()).unwrap();
+                    found.push((line.file, line.number, text));
+                }
+            }
+            let expected = [
+                (0, 1, "a"),
+                (0, 2, "\u{2028}b\r"),
+                (0, 3, ""),
+                (0, 4, "long line without end"),
+                (2, 1, ""),
+                (3, 1, "x"),
+                (3, 2, "y"),
+            ];
+            assert_eq!(found, expected.map(|(file, number, text)| (file, number, text.to_owned())));
+        }
+    }
+}
