@@ -1,1 +1,176 @@
 //! SentencePiece and HF tokenizers: encoding, BPE training, ALP, merging vocabularies.
+
+mod bpe;
+mod export;
+mod huggingface;
+mod normalizer;
+mod pair_map;
+mod proto;
+mod sentencepiece;
+mod user_defined;
+
+use std::path::{Path, PathBuf};
+
+use huggingface::HuggingFace;
+pub use sentencepiece::SentencePiece;
+
+use crate::error::{Context, Error, Result};
+use crate::files;
+
+pub use proto::ModelProto;
+
+/// A tokenizer of either family. Encoding and decoding never fail: what a file cannot do is found when it is opened.
+pub struct Tokenizer(Family);
+
+enum Family {
+    SentencePiece(Box<SentencePiece>),
+    HuggingFace(Box<HuggingFace>),
+}
+
+impl Tokenizer {
+    /// `path`: a `tokenizer.model`, a `tokenizer.json`, or a folder that holds one. In a folder `tokenizer.model` comes
+    /// first; a model that cannot be encoded with (Unigram, a character map) gives way to the `tokenizer.json` beside
+    /// it, and any other `*.model` is taken last.
+    pub fn open(path: &Path) -> Result<Self> {
+        if !path.is_dir() {
+            return Self::open_file(path);
+        }
+        let (model, json) = (path.join("tokenizer.model"), path.join("tokenizer.json"));
+        if model.is_file() {
+            let opened = Self::open_file(&model);
+            return if opened.is_err() && json.is_file() { Self::open_file(&json) } else { opened };
+        }
+        if json.is_file() {
+            return Self::open_file(&json);
+        }
+        match &models(path)?[..] {
+            [model] => Self::open_file(model),
+            [] => Err(Error::invalid(format!("{} holds no tokenizer.model and no tokenizer.json", path.display()))),
+            [first, second, ..] => Err(Error::invalid(format!("{} holds several models", path.display()))
+                .hint(format!("name one of them: {} or {}", first.display(), second.display()))),
+        }
+    }
+
+    fn open_file(path: &Path) -> Result<Self> {
+        let is_json = path.extension().is_some_and(|extension| extension == "json");
+        Ok(Self(if is_json {
+            Family::HuggingFace(Box::new(HuggingFace::open(path)?))
+        } else {
+            Family::SentencePiece(Box::new(SentencePiece::open(path)?))
+        }))
+    }
+
+    /// The SentencePiece model within, if it is one.
+    pub fn sentencepiece(&self) -> Option<&SentencePiece> {
+        match &self.0 {
+            Family::SentencePiece(tokenizer) => Some(tokenizer),
+            Family::HuggingFace(_) => None,
+        }
+    }
+
+    /// The ids of `text`, with SentencePiece's dummy prefix where the model has one, and without beginning or end
+    /// tokens.
+    pub fn encode(&self, text: &str) -> Vec<u32> {
+        let mut ids = Vec::new();
+        self.encode_into(text, &mut ids);
+        ids
+    }
+
+    /// Appends what [`Self::encode`] gives.
+    pub fn encode_into(&self, text: &str, ids: &mut Vec<u32>) {
+        match &self.0 {
+            Family::SentencePiece(tokenizer) => tokenizer.encode_into(text, ids),
+            Family::HuggingFace(tokenizer) => tokenizer.encode_into(text, ids),
+        }
+    }
+
+    /// The text of `ids`, without control tokens.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        match &self.0 {
+            Family::SentencePiece(tokenizer) => tokenizer.decode(ids),
+            Family::HuggingFace(tokenizer) => tokenizer.decode(ids),
+        }
+    }
+
+    /// The number of ids, which is the number of embedding rows needed; added tokens count.
+    pub fn vocab_size(&self) -> usize {
+        match &self.0 {
+            Family::SentencePiece(tokenizer) => tokenizer.model().pieces.len(),
+            Family::HuggingFace(tokenizer) => tokenizer.pieces().len(),
+        }
+    }
+
+    /// The token that begins a text.
+    pub fn bos(&self) -> Option<u32> {
+        match &self.0 {
+            Family::SentencePiece(tokenizer) => tokenizer.bos(),
+            Family::HuggingFace(tokenizer) => tokenizer.bos(),
+        }
+    }
+
+    /// The token that ends a text.
+    pub fn eos(&self) -> Option<u32> {
+        match &self.0 {
+            Family::SentencePiece(tokenizer) => tokenizer.eos(),
+            Family::HuggingFace(tokenizer) => tokenizer.eos(),
+        }
+    }
+
+    /// The token of what the vocabulary does not have.
+    pub fn unk(&self) -> Option<u32> {
+        match &self.0 {
+            Family::SentencePiece(tokenizer) => Some(tokenizer.bpe().unknown()),
+            Family::HuggingFace(tokenizer) => tokenizer.unknown(),
+        }
+    }
+
+    /// The text of a piece as the model has it (`▁the`, `<0x0A>`).
+    pub fn piece(&self, id: u32) -> Option<&str> {
+        match &self.0 {
+            Family::SentencePiece(tokenizer) => tokenizer.model().pieces.get(id as usize).map(proto::Piece::text),
+            Family::HuggingFace(tokenizer) => tokenizer.pieces().get(id as usize)?.as_deref(),
+        }
+    }
+
+    /// Writes `tokenizer.model`, `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`, those that
+    /// apply, into `folder`, which exists.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        let tokenizer = match &self.0 {
+            Family::SentencePiece(tokenizer) => tokenizer,
+            Family::HuggingFace(tokenizer) => return tokenizer.save(folder),
+        };
+        tokenizer.model().write(&folder.join("tokenizer.model"))?;
+        let companions = [
+            ("tokenizer.json", export::tokenizer_json(tokenizer)),
+            ("tokenizer_config.json", Some(export::tokenizer_config(tokenizer))),
+            ("special_tokens_map.json", Some(export::special_tokens_map(tokenizer))),
+        ];
+        for (name, value) in companions {
+            let Some(value) = value else { continue };
+            let path = folder.join(name);
+            let text = format!("{value:#}\n");
+            files::write_atomic(&path, text.as_bytes()).context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+impl From<SentencePiece> for Tokenizer {
+    fn from(tokenizer: SentencePiece) -> Self {
+        Self(Family::SentencePiece(Box::new(tokenizer)))
+    }
+}
+
+/// The `*.model` files of a folder, by name.
+fn models(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).context(|| format!("cannot read the folder {}", folder.display()))?;
+    let mut models = Vec::new();
+    for entry in entries {
+        let path = entry.context(|| format!("cannot read the folder {}", folder.display()))?.path();
+        if path.extension().is_some_and(|extension| extension == "model") {
+            models.push(path);
+        }
+    }
+    models.sort();
+    Ok(models)
+}

@@ -1,0 +1,123 @@
+//! Tokenizers that come as a `tokenizer.json`, run by the `tokenizers` crate.
+
+use std::path::Path;
+
+use serde_json::Value;
+use tokenizers::Tokenizer as Inner;
+
+use crate::error::{Context, Error, Result};
+use crate::files;
+
+/// A `tokenizer.json`, with the small files beside it that say which tokens are special.
+pub struct HuggingFace {
+    inner: Inner,
+    /// The files as they were found: name and content.
+    files: Vec<(&'static str, Vec<u8>)>,
+    /// By id; `None` where the ids have a hole.
+    pieces: Vec<Option<String>>,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    unknown: Option<u32>,
+}
+
+/// The files beside `tokenizer.json` that name special tokens, the first one that does so first.
+const COMPANIONS: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
+
+impl HuggingFace {
+    /// `path` is the `tokenizer.json`; its companions are looked for in the same folder.
+    pub fn open(path: &Path) -> Result<Self> {
+        let text = std::fs::read(path).context(|| format!("cannot read {}", path.display()))?;
+        let not_a_tokenizer = || Error::invalid(format!("{} is not a tokenizer.json", path.display()));
+        let mut inner = Inner::from_bytes(&text).map_err(|error| not_a_tokenizer().caused_by(error))?;
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|error| not_a_tokenizer().caused_by(error))?;
+        // The only text on which encoding can fail is one with a character the model does not know.
+        inner.encode_fast("\u{10FFFD}", false).map_err(|error| {
+            Error::invalid(format!("{} cannot encode unknown characters", path.display())).caused_by(error)
+        })?;
+
+        let mut files = vec![("tokenizer.json", text)];
+        let folder = path.parent().unwrap_or(Path::new("."));
+        for name in COMPANIONS {
+            let companion = folder.join(name);
+            if companion.is_file() {
+                let bytes = std::fs::read(&companion).context(|| format!("cannot read {}", companion.display()))?;
+                files.push((name, bytes));
+            }
+        }
+        let companions = files[1..]
+            .iter()
+            .map(|(name, bytes)| {
+                serde_json::from_slice(bytes).map_err(|error| {
+                    Error::invalid(format!("{} is not JSON", folder.join(name).display())).caused_by(error)
+                })
+            })
+            .collect::<Result<Vec<Value>>>()?;
+        let special = |key: &str, usual: &[&str]| {
+            let named = companions.iter().find_map(|file| token_name(&file[key]));
+            let names = named.as_deref().map_or(usual.to_vec(), |name| vec![name]);
+            names.iter().find_map(|name| inner.token_to_id(name))
+        };
+        Ok(Self {
+            bos: special("bos_token", &["<s>", "<|begin_of_text|>", "<bos>"]),
+            eos: special("eos_token", &["</s>", "<|end_of_text|>", "<eos>", "<|endoftext|>"]),
+            unknown: special("unk_token", &["<unk>", "[UNK]"]),
+            pieces: pieces(&inner),
+            inner,
+            files,
+        })
+    }
+
+    pub fn encode_into(&self, text: &str, ids: &mut Vec<u32>) {
+        // `open` made sure that no character fails; nothing else in a text can.
+        if let Ok(encoding) = self.inner.encode_fast(text, false) {
+            ids.extend_from_slice(encoding.get_ids());
+        }
+    }
+
+    pub fn decode(&self, ids: &[u32]) -> String {
+        self.inner.decode(ids, true).unwrap_or_default()
+    }
+
+    pub fn pieces(&self) -> &[Option<String>] {
+        &self.pieces
+    }
+
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    pub fn unknown(&self) -> Option<u32> {
+        self.unknown
+    }
+
+    /// Writes the files as they were read.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        for (name, bytes) in &self.files {
+            let path = folder.join(name);
+            files::write_atomic(&path, bytes).context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// A special token is written as a string or as an object with `content`.
+fn token_name(value: &Value) -> Option<String> {
+    value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned)
+}
+
+fn pieces(inner: &Inner) -> Vec<Option<String>> {
+    let mut pieces = Vec::new();
+    for (piece, id) in inner.get_vocab(true) {
+        let id = id as usize;
+        if pieces.len() <= id {
+            pieces.resize(id + 1, None);
+        }
+        pieces[id] = Some(piece);
+    }
+    pieces
+}
