@@ -1,1 +1,25 @@
-//! Sharded safetensors in and out, memory-mapped; NF4; LoRA adapters in PEFT's layout.
+//! Sharded safetensors in and out, memory-mapped; LoRA adapters in PEFT's layout; expanding and merging, by streaming.
+//!
+//! Reading never loads a file: [`Checkpoint`] maps the shards of a model folder and hands out slices of them. Writing
+//! goes through [`ShardWriter`], tensor by tensor, so that memory is bounded by what the writer is given at once.
+
+pub mod adapter;
+pub mod expansion;
+pub mod merging;
+pub mod rewrite;
+
+mod checkpoint;
+mod float;
+mod index;
+mod normal;
+mod shard;
+mod writer;
+
+pub use checkpoint::Checkpoint;
+pub use float::Float;
+pub use normal::Normal;
+pub use shard::{Shard, Spec};
+pub use writer::{Layout, ShardWriter, bytes_of, save};
+
+/// The largest shard that model folders get, as transformers v4 cuts them: 5 GB.
+pub const MAX_SHARD_BYTES: u64 = 5_000_000_000;

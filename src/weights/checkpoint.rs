@@ -1,0 +1,210 @@
+//! The weights of a Hugging Face model folder: one safetensors file, or shards with an index; memory-mapped.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+
+use super::index::Index;
+use super::{Shard, Spec};
+use crate::error::{Context, Error, Result, nearest};
+
+/// A model folder's tensors, under the names of transformers v4. Experts that v5 stacked into one tensor are
+/// presented as the single matrices that they are made of; no bytes move for that.
+pub struct Checkpoint {
+    folder: PathBuf,
+    shards: Vec<Shard>,
+    pub(super) index: Option<Index>,
+    views: BTreeMap<String, View>,
+}
+
+/// A tensor as presented: where it lies.
+struct View {
+    shard: usize,
+    range: Range<usize>,
+    spec: Spec,
+    /// Presented under another name than it is stored.
+    renamed: bool,
+}
+
+impl Checkpoint {
+    /// The file of a checkpoint that is not cut into shards.
+    pub(super) const SINGLE: &str = "model.safetensors";
+
+    /// Opens `model.safetensors`, or else the shards that `model.safetensors.index.json` names, and checks every
+    /// header. Missing, truncated and damaged files are errors that name the file.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let single = folder.join(Self::SINGLE);
+        let index_path = folder.join(Index::NAME);
+        let mut checkpoint =
+            Self { folder: folder.to_owned(), shards: Vec::new(), index: None, views: BTreeMap::new() };
+        if single.exists() {
+            let shard = Shard::open(&single)?;
+            let names: Vec<String> = shard.names().map(str::to_owned).collect();
+            checkpoint.shards.push(shard);
+            for name in names {
+                checkpoint.present(0, &name)?;
+            }
+        } else if index_path.exists() {
+            let index = Index::read(&index_path)?;
+            checkpoint.open_shards(&index)?;
+            checkpoint.index = Some(index);
+        } else {
+            return Err(no_weights(folder));
+        }
+        Ok(checkpoint)
+    }
+
+    fn open_shards(&mut self, index: &Index) -> Result<()> {
+        let mut files: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (name, file) in &index.weight_map {
+            files.entry(file).or_default().push(name);
+        }
+        for (file, names) in files {
+            let path = self.folder.join(file);
+            if !path.exists() {
+                return Err(Error::invalid(format!("the shard {} is missing", path.display()))
+                    .hint(format!("{} names it; the download may be incomplete", Index::NAME)));
+            }
+            self.shards.push(Shard::open(&path)?);
+            for name in names {
+                self.present(self.shards.len() - 1, name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the stored tensor `name` under the name (or names) of transformers v4.
+    fn present(&mut self, shard: usize, name: &str) -> Result<()> {
+        let file = &self.shards[shard];
+        let (Some(spec), Some(range)) = (file.spec(name), file.range(name)) else {
+            let path = file.path().display();
+            return Err(Error::invalid(format!("{path} does not hold `{name}`, as {} says it does", Index::NAME)));
+        };
+        for part in parts(name, spec) {
+            let range = range.start + part.range.start..range.start + part.range.end;
+            let view = View { shard, range, spec: part.spec, renamed: part.name != name };
+            if self.views.insert(part.name.clone(), view).is_some() {
+                let folder = self.folder.display();
+                return Err(Error::invalid(format!("two tensors of {folder} are both `{}`", part.name)));
+            }
+        }
+        Ok(())
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// In name order.
+    pub fn names(&self) -> Vec<&str> {
+        self.views.keys().map(String::as_str).collect()
+    }
+
+    pub fn contains(&self, name: &str) -> bool {
+        self.views.contains_key(name)
+    }
+
+    /// Type and shape of a tensor; an error that names the folder if there is none of that name.
+    pub fn spec(&self, name: &str) -> Result<&Spec> {
+        Ok(&self.view(name)?.spec)
+    }
+
+    pub fn shape(&self, name: &str) -> Result<Vec<usize>> {
+        Ok(self.spec(name)?.shape.clone())
+    }
+
+    /// The values as stored: row-major, little-endian.
+    pub fn bytes(&self, name: &str) -> Result<&[u8]> {
+        let view = self.view(name)?;
+        Ok(self.shards[view.shard].slice(view.range.clone()))
+    }
+
+    /// The tensor in its stored type.
+    pub fn tensor(&self, name: &str, device: &Device) -> Result<Tensor> {
+        to_tensor(self.spec(name)?, self.bytes(name)?, device)
+            .context(|| format!("cannot load `{name}` of {}", self.folder.display()))
+    }
+
+    /// The files, in name order.
+    pub fn shards(&self) -> &[Shard] {
+        &self.shards
+    }
+
+    /// The tensors presented from the shard of that number, in name order.
+    pub(super) fn names_in(&self, shard: usize) -> impl Iterator<Item = &str> {
+        self.views.iter().filter(move |(_, view)| view.shard == shard).map(|(name, _)| name.as_str())
+    }
+
+    /// Whether the shard of that number holds tensors under other names than they are presented.
+    pub(super) fn is_renamed(&self, shard: usize) -> bool {
+        self.views.values().any(|view| view.shard == shard && view.renamed)
+    }
+
+    fn view(&self, name: &str) -> Result<&View> {
+        self.views.get(name).ok_or_else(|| {
+            let error = Error::invalid(format!("{} has no tensor `{name}`", self.folder.display()));
+            match nearest(name, self.views.keys().map(String::as_str)) {
+                Some(near) => error.hint(format!("there is `{near}`")),
+                None => error,
+            }
+        })
+    }
+}
+
+/// A tensor on `device` from bytes as stored.
+pub(super) fn to_tensor(spec: &Spec, bytes: &[u8], device: &Device) -> Result<Tensor> {
+    let dtype = DType::try_from(spec.dtype)?;
+    Ok(Tensor::from_raw_buffer(bytes, dtype, &spec.shape, device)?)
+}
+
+fn no_weights(folder: &Path) -> Error {
+    let error = Error::invalid(format!(
+        "{} holds no weights: neither {} nor {}",
+        folder.display(),
+        Checkpoint::SINGLE,
+        Index::NAME
+    ));
+    if ["pytorch_model.bin", "pytorch_model.bin.index.json"].iter().any(|file| folder.join(file).exists()) {
+        return error.hint("pytorch_model.bin is a pickle; save the model with `safe_serialization=True`");
+    }
+    error
+}
+
+/// A piece of a stored tensor under its v4 name: `range` in bytes from the tensor's start.
+struct Part {
+    name: String,
+    spec: Spec,
+    range: Range<usize>,
+}
+
+/// What a stored tensor is under the names of transformers v4: itself, or for v5's stacked experts their parts.
+///
+/// v5 calls the router `mlp.gate` [experts, hidden], stacks w1 over w3 in `mlp.experts.gate_up_proj` [experts, 2 ×
+/// intermediate, hidden] and w2 in `mlp.experts.down_proj` [experts, hidden, intermediate]; both cut into runs of rows.
+fn parts(name: &str, spec: &Spec) -> Vec<Part> {
+    let whole = |name: String| vec![Part { name, spec: spec.clone(), range: 0..spec.bytes() }];
+    let matrices = |layer: &str, weights: &[&str]| {
+        let &[experts, rows, columns] = spec.shape.as_slice() else { return whole(name.to_owned()) };
+        if rows % weights.len() != 0 {
+            return whole(name.to_owned());
+        }
+        let part = Spec::new(spec.dtype, [rows / weights.len(), columns]);
+        let names = (0..experts).flat_map(|expert| weights.iter().map(move |weight| (expert, weight)));
+        names
+            .enumerate()
+            .map(|(i, (expert, weight))| Part {
+                name: format!("{layer}.block_sparse_moe.experts.{expert}.{weight}.weight"),
+                spec: part.clone(),
+                range: i * part.bytes()..(i + 1) * part.bytes(),
+            })
+            .collect()
+    };
+    match name.strip_suffix(".weight").unwrap_or(name).split_once(".mlp.") {
+        Some((layer, "gate")) => whole(format!("{layer}.block_sparse_moe.gate.weight")),
+        Some((layer, "experts.gate_up_proj")) => matrices(layer, &["w1", "w3"]),
+        Some((layer, "experts.down_proj")) => matrices(layer, &["w2"]),
+        _ => whole(name.to_owned()),
+    }
+}
