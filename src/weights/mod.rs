@@ -13,6 +13,8 @@ mod float;
 mod index;
 mod normal;
 mod shard;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use checkpoint::Checkpoint;
