@@ -1,1 +1,17 @@
-//! Mixtral: configuration, forward for training and inference, KV cache, sampling.
+//! Mixtral: configuration, forward and backward for training, KV cache and sampling for inference.
+
+mod attention;
+mod config;
+mod experts;
+mod generation;
+mod linear;
+mod mixtral;
+pub mod ops;
+mod parameter;
+
+pub use config::Config;
+pub use generation::{Generator, Sampling};
+pub use linear::{Linear, Lora, Pass};
+pub use mixtral::{Batch, KeyValueCache, Mixtral};
+pub use ops::{IGNORED, Loss};
+pub use parameter::{Gradients, Parameter};

@@ -1,0 +1,438 @@
+//! The whole model: opened from its folder, run forward, differentiated.
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::attention::{AttentionBlock, Cache, Place, Trace as AttentionTrace};
+use super::config::Config;
+use super::experts::{Expert, ExpertBlock, Trace as ExpertTrace};
+use super::linear::{Linear, Lora, Pass};
+use super::ops::{self, AttentionShape, IGNORED, Loss, Rope, Stream};
+use super::parameter::{Gradients, Parameter};
+use crate::error::{Error, Result};
+use crate::weights::Checkpoint;
+
+/// Logits that exist at one time in training and in evaluation by loss: positions are taken in runs of about this
+/// many values.
+const LOGITS: usize = 1 << 22;
+
+/// A Mixtral in float32 on the CPU.
+pub struct Mixtral {
+    config: Config,
+    embedding: Parameter,
+    layers: Vec<Layer>,
+    norm: Parameter,
+    head: Linear,
+}
+
+struct Layer {
+    attention: AttentionBlock,
+    experts: ExpertBlock,
+}
+
+/// The state of a sequence that is being continued: keys and values of every layer.
+#[derive(Default)]
+pub struct KeyValueCache {
+    layers: Vec<Cache>,
+    length: usize,
+}
+
+impl KeyValueCache {
+    /// Positions held.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+}
+
+/// A block of token sequences of one length, and what the model is to predict at each position.
+pub struct Batch {
+    /// Sequence by sequence.
+    pub ids: Vec<u32>,
+    /// The token that follows each position, or [`IGNORED`].
+    pub labels: Vec<i64>,
+    /// Tokens per sequence.
+    pub length: usize,
+}
+
+impl Batch {
+    /// Sequences of one length, each predicting its own next tokens; the last position predicts nothing. A token for
+    /// which `counts` is false is not predicted.
+    pub fn next_tokens(sequences: &[Vec<u32>], counts: impl Fn(u32) -> bool) -> Result<Self> {
+        let length = sequences.first().map_or(0, Vec::len);
+        if length == 0 || sequences.iter().any(|sequence| sequence.len() != length) {
+            return Err(Error::invalid("the token blocks of a batch have different lengths"));
+        }
+        let labels = sequences
+            .iter()
+            .flat_map(|ids| ids[1..].iter().map(|&id| if counts(id) { i64::from(id) } else { IGNORED }).chain([IGNORED]))
+            .collect();
+        Ok(Self { ids: sequences.concat(), labels, length })
+    }
+
+    fn sequences(&self) -> usize {
+        self.ids.len() / self.length
+    }
+
+    /// Positions that predict something.
+    pub fn predictions(&self) -> usize {
+        self.labels.iter().filter(|&&label| label != IGNORED).count()
+    }
+}
+
+/// What a layer leaves for the backward pass.
+struct LayerTrace {
+    x: Tensor,
+    attention: AttentionTrace,
+    middle: Tensor,
+    experts: ExpertTrace,
+}
+
+impl Layer {
+    /// x [n, width] → [n, width]
+    fn forward(&self, x: Tensor, place: &Place, cache: Option<&mut Cache>) -> Result<(Tensor, LayerTrace)> {
+        let (attended, attention) = self.attention.forward(&x, place, cache)?;
+        let middle = (&x + attended)?;
+        let y = middle.copy()?;
+        let experts = self.experts.forward(&middle, place, &y)?;
+        Ok((y, LayerTrace { x, attention, middle, experts }))
+    }
+
+    /// Turns `dx`, the gradient of the layer's output, into that of its input.
+    fn backward(&self, trace: LayerTrace, dx: &Tensor, place: &Place, gradients: &mut Gradients) -> Result<()> {
+        let dy = dx.copy()?;
+        self.experts.backward(&trace.middle, trace.experts, &dy, place, gradients, dx)?;
+        let dy = dx.copy()?;
+        self.attention.backward(&trace.x, trace.attention, &dy, place, gradients, dx)
+    }
+}
+
+impl Mixtral {
+    /// Opens a model folder (`config.json` and weights under the names of transformers v4, or stacked as in v5); weights
+    /// become float32. Missing tensors and shapes that do not fit the configuration are errors.
+    pub fn open(folder: &Path, device: &Device) -> Result<Self> {
+        if !device.is_cpu() {
+            return Err(Error::invalid("the model runs on the CPU only"));
+        }
+        let config = Config::open(folder)?;
+        let checkpoint = Checkpoint::open(folder)?;
+        let load = |name: String, shape: &[usize]| -> Result<Parameter> {
+            let found = checkpoint.shape(&name)?;
+            if found != shape {
+                return Err(Error::invalid(format!(
+                    "`{name}` of {} has the shape {found:?}; config.json says {shape:?}",
+                    folder.display()
+                )));
+            }
+            let value = checkpoint.tensor(&name, device)?.to_dtype(DType::F32)?.contiguous()?;
+            Ok(Parameter::frozen(name, value))
+        };
+        let (width, inner) = (config.hidden_size, config.intermediate_size);
+        let linear =
+            |name: String, out: usize, input: usize| -> Result<Linear> { Ok(Linear::new(load(name, &[out, input])?)) };
+        let queries = config.num_attention_heads * config.head_dim;
+        let keys = config.num_key_value_heads * config.head_dim;
+        let layers = (0..config.num_hidden_layers)
+            .map(|layer| {
+                let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
+                let expert = |e: usize, part: &str| name(&format!("block_sparse_moe.experts.{e}.{part}"));
+                Ok(Layer {
+                    attention: AttentionBlock {
+                        norm: load(name("input_layernorm"), &[width])?,
+                        q: linear(name("self_attn.q_proj"), queries, width)?,
+                        k: linear(name("self_attn.k_proj"), keys, width)?,
+                        v: linear(name("self_attn.v_proj"), keys, width)?,
+                        o: linear(name("self_attn.o_proj"), width, queries)?,
+                    },
+                    experts: ExpertBlock {
+                        norm: load(name("post_attention_layernorm"), &[width])?,
+                        gate: linear(name("block_sparse_moe.gate"), config.num_local_experts, width)?,
+                        experts: (0..config.num_local_experts)
+                            .map(|e| {
+                                Ok(Expert {
+                                    w1: linear(expert(e, "w1"), inner, width)?,
+                                    w2: linear(expert(e, "w2"), width, inner)?,
+                                    w3: linear(expert(e, "w3"), inner, width)?,
+                                })
+                            })
+                            .collect::<Result<_>>()?,
+                        top: config.num_experts_per_tok,
+                    },
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            embedding: load("model.embed_tokens.weight".into(), &[config.vocab_size, width])?,
+            layers,
+            norm: load("model.norm.weight".into(), &[width])?,
+            head: linear("lm_head.weight".into(), config.vocab_size, width)?,
+            config,
+        })
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// float32 logits [batch, length, vocabulary] of u32 ids [batch, length]. Every position sees the ones before it,
+    /// padding or not.
+    pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
+        let (sequences, length) = ids.dims2()?;
+        if ids.elem_count() == 0 {
+            return Err(Error::invalid("there are no tokens to run the model on"));
+        }
+        let ids = ids.flatten_all()?.to_vec1::<u32>()?;
+        let x = self.hidden(&ids, length)?;
+        let logits = ops::product((&x, false), (&self.head.weight.value, true))?;
+        Ok(logits.reshape((sequences, length, self.config.vocab_size))?)
+    }
+
+    /// The logits [vocabulary] of what follows `ids`, which follow the tokens in `cache`; they are added to it.
+    pub fn next(&self, ids: &[u32], cache: &mut KeyValueCache) -> Result<Tensor> {
+        if ids.is_empty() {
+            return Err(Error::invalid("there are no tokens to continue"));
+        }
+        cache.layers.resize_with(self.layers.len(), Cache::default);
+        let rope = self.rope(cache.length, ids.len());
+        let place = self.place(1, ids.len(), cache.length + ids.len(), &rope, None);
+        let mut x = ops::gather_rows(&self.embedding.value, ids)?;
+        for (layer, cache) in self.layers.iter().zip(&mut cache.layers) {
+            x = layer.forward(x, &place, Some(cache))?.0;
+        }
+        cache.length += ids.len();
+        let last = x.narrow(0, ids.len() - 1, 1)?;
+        let last = ops::rms_norm(&last, &self.norm.value, place.epsilon)?;
+        Ok(ops::product((&last, false), (&self.head.weight.value, true))?.squeeze(0)?)
+    }
+
+    /// The summed loss of a batch, outside training.
+    pub fn loss(&self, batch: &Batch) -> Result<Loss> {
+        let x = self.hidden(&batch.ids, batch.length)?;
+        let mut loss = Loss::default();
+        for run in self.runs(batch.ids.len()) {
+            let x = x.narrow(0, run.start, run.len())?;
+            let logits = ops::product((&x, false), (&self.head.weight.value, true))?;
+            loss += ops::cross_entropy(&logits, &batch.labels[run], None)?;
+        }
+        Ok(loss)
+    }
+
+    /// The summed loss of a batch in training; adds to `gradients` those of `scale` times the sum. `neftune` is the
+    /// strength of the noise on the embeddings (Jain et al. 2023), 0 for none. With `recompute`, layers keep only
+    /// their inputs and run forward again on the way back: less memory, more time, the same bits.
+    pub fn train(
+        &self,
+        batch: &Batch,
+        scale: f32,
+        pass: Pass,
+        neftune: f64,
+        recompute: bool,
+        gradients: &mut Gradients,
+    ) -> Result<Loss> {
+        let (length, count) = (batch.length, batch.ids.len());
+        let rope = self.rope(0, length);
+        let place = self.place(batch.sequences(), length, length, &rope, Some(pass));
+        let mut x = ops::gather_rows(&self.embedding.value, &batch.ids)?;
+        if neftune > 0.0 {
+            let width = self.config.hidden_size;
+            let bound = neftune / ((length * width) as f64).sqrt();
+            let noise = ops::uniform(pass.stream("neftune"), count * width, bound as f32);
+            x = (x + ops::tensor(noise, (count, width))?)?;
+        }
+        let mut traces = Vec::new();
+        for layer in &self.layers {
+            let input = x.clone();
+            let (y, trace) = layer.forward(x, &place, None)?;
+            traces.push(if recompute { Err(input) } else { Ok(trace) });
+            x = y;
+        }
+
+        // The head, in runs of positions: logits, loss and gradient of a run before the next one.
+        let normed = ops::rms_norm(&x, &self.norm.value, place.epsilon)?;
+        let dnormed = normed.zeros_like()?;
+        let mut loss = Loss::default();
+        for run in self.runs(count) {
+            let normed = normed.narrow(0, run.start, run.len())?;
+            let (logits, _) = self.head.forward(&normed, None)?;
+            loss += ops::cross_entropy(&logits, &batch.labels[run.clone()], Some(scale))?;
+            let dnormed = dnormed.narrow(0, run.start, run.len())?;
+            self.head.backward((&normed, None), &logits, None, gradients, &dnormed, false)?;
+        }
+        let dx = x.zeros_like()?;
+        let wanted = self.norm.is_trained();
+        let dnorm = ops::rms_norm_backward(&x, &self.norm.value, place.epsilon, &dnormed, &dx, wanted)?;
+        if let Some(dnorm) = dnorm {
+            gradients.add(&self.norm, &dnorm)?;
+        }
+
+        for (layer, trace) in self.layers.iter().zip(traces).rev() {
+            let trace = match trace {
+                Ok(trace) => trace,
+                Err(input) => layer.forward(input, &place, None)?.1,
+            };
+            layer.backward(trace, &dx, &place, gradients)?;
+        }
+        gradients.add_rows(&self.embedding, &batch.ids, &dx)?;
+        Ok(loss)
+    }
+
+    /// The last layer's output after the final norm, [n, width].
+    fn hidden(&self, ids: &[u32], length: usize) -> Result<Tensor> {
+        let rope = self.rope(0, length);
+        let place = self.place(ids.len() / length, length, length, &rope, None);
+        let mut x = ops::gather_rows(&self.embedding.value, ids)?;
+        for layer in &self.layers {
+            x = layer.forward(x, &place, None)?.0;
+        }
+        ops::rms_norm(&x, &self.norm.value, place.epsilon)
+    }
+
+    fn rope(&self, start: usize, length: usize) -> Rope {
+        Rope::new(self.config.rope_theta, self.config.head_dim, start, length)
+    }
+
+    fn place<'a>(
+        &self,
+        sequences: usize,
+        queries: usize,
+        keys: usize,
+        rope: &'a Rope,
+        pass: Option<Pass>,
+    ) -> Place<'a> {
+        let shape = AttentionShape {
+            sequences,
+            queries,
+            keys,
+            heads: self.config.num_attention_heads,
+            kv_heads: self.config.num_key_value_heads,
+            width: self.config.head_dim,
+            window: self.config.sliding_window,
+        };
+        Place { shape, rope, epsilon: self.config.rms_norm_eps as f32, pass }
+    }
+
+    /// The positions in runs whose logits fit the bound.
+    fn runs(&self, count: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+        let step = (LOGITS / self.config.vocab_size).max(64);
+        (0..count).step_by(step).map(move |start| start..(start + step).min(count))
+    }
+
+    /// Every linear layer with its name (`model.layers.0.self_attn.q_proj`), in a fixed order.
+    fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        let mut all = Vec::new();
+        for layer in &mut self.layers {
+            let AttentionBlock { q, k, v, o, .. } = &mut layer.attention;
+            all.extend([q, k, v, o]);
+            all.push(&mut layer.experts.gate);
+            for Expert { w1, w2, w3 } in &mut layer.experts.experts {
+                all.extend([w1, w2, w3]);
+            }
+        }
+        all.push(&mut self.head);
+        all
+    }
+
+    /// Every weight, in a fixed order.
+    pub fn parameters(&self) -> Vec<&Parameter> {
+        let mut all = vec![&self.embedding];
+        for layer in &self.layers {
+            let AttentionBlock { norm, q, k, v, o } = &layer.attention;
+            all.push(norm);
+            for linear in [q, k, v, o] {
+                linear.visit(&mut |parameter| all.push(parameter));
+            }
+            let ExpertBlock { norm, gate, experts, .. } = &layer.experts;
+            all.push(norm);
+            gate.visit(&mut |parameter| all.push(parameter));
+            for Expert { w1, w2, w3 } in experts {
+                for linear in [w1, w2, w3] {
+                    linear.visit(&mut |parameter| all.push(parameter));
+                }
+            }
+        }
+        all.push(&self.norm);
+        self.head.visit(&mut |parameter| all.push(parameter));
+        all
+    }
+
+    fn visit_mut(&mut self, each: &mut dyn FnMut(&mut Parameter)) {
+        each(&mut self.embedding);
+        for layer in &mut self.layers {
+            let AttentionBlock { norm, q, k, v, o } = &mut layer.attention;
+            each(norm);
+            for linear in [q, k, v, o] {
+                linear.visit_mut(each);
+            }
+            let ExpertBlock { norm, gate, experts, .. } = &mut layer.experts;
+            each(norm);
+            gate.visit_mut(each);
+            for Expert { w1, w2, w3 } in experts {
+                for linear in [w1, w2, w3] {
+                    linear.visit_mut(each);
+                }
+            }
+        }
+        each(&mut self.norm);
+        self.head.visit_mut(each);
+    }
+
+    /// The weights that are trained, in the order of their [`Gradients`].
+    pub fn trained(&self) -> Vec<&Parameter> {
+        self.parameters().into_iter().filter(|parameter| parameter.is_trained()).collect()
+    }
+
+    /// Freezes every weight but those for which `choose` is true of the name.
+    pub fn train_only(&mut self, choose: impl Fn(&str) -> bool) {
+        let mut next = 0;
+        self.visit_mut(&mut |parameter| {
+            parameter.index = choose(&parameter.name).then(|| {
+                next += 1;
+                next - 1
+            });
+        });
+    }
+
+    /// Gives a new adapter to every linear layer for which `choose` is true of the module's name
+    /// (`model.layers.0.self_attn.q_proj`): A uniform in ±1/√in (the initialisation of PEFT) as a function of the seed
+    /// and the name, B zero. Returns how many there are. The head cannot have one.
+    pub fn add_adapters(
+        &mut self,
+        rank: usize,
+        alpha: f64,
+        dropout: f64,
+        seed: u64,
+        choose: impl Fn(&str) -> bool,
+    ) -> Result<usize> {
+        let mut count = 0;
+        for linear in self.linears_mut() {
+            let module = linear.weight.name.trim_end_matches(".weight").to_owned();
+            if module == "lm_head" || !choose(&module) {
+                continue;
+            }
+            let (out, input) = linear.weight.value.dims2()?;
+            let bound = 1.0 / (input as f32).sqrt();
+            let a = ops::uniform(Stream::new(seed).named("lora").named(&module), rank * input, bound);
+            linear.lora = Some(Lora {
+                a: Parameter::frozen(format!("{module}.lora_A.weight"), ops::tensor(a, (rank, input))?),
+                b: Parameter::frozen(
+                    format!("{module}.lora_B.weight"),
+                    ops::tensor(vec![0.0; out * rank], (out, rank))?,
+                ),
+                scale: (alpha / rank as f64) as f32,
+                dropout: dropout as f32,
+                stream: Stream::new(seed).named("dropout").named(&module),
+            });
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// The names of all linear layers (`model.layers.0.self_attn.q_proj`).
+    pub fn linear_modules(&mut self) -> Vec<String> {
+        let names = self.linears_mut().into_iter();
+        names.map(|linear| linear.weight.name.trim_end_matches(".weight").to_owned()).collect()
+    }
+}
+
+#[cfg(test)]
+pub mod tests;

@@ -1,0 +1,261 @@
+//! The model against the numbers of transformers, against finite differences, and against itself.
+
+use std::path::Path;
+
+use super::*;
+use crate::model::ops::{View, modify, tensor};
+
+/// What `tests/golden/mixtral.py` printed.
+fn golden() -> serde_json::Value {
+    serde_json::from_str(include_str!("../../../tests/golden/mixtral.json")).unwrap()
+}
+
+/// The formula of `tests/golden/mixtral.py`.
+fn formula(count: usize, seed: u64) -> Vec<f32> {
+    let number = |i: usize| {
+        let word = ((i as u64 + 1) * 2_654_435_761 + seed * 40_503) as u32;
+        let word = (word ^ (word >> 15)).wrapping_mul(2_246_822_519);
+        (word >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count).map(number).collect()
+}
+
+/// The names and shapes of a Mixtral's weights, in name order.
+fn shapes(config: &serde_json::Value) -> Vec<(String, Vec<usize>)> {
+    let size = |name: &str| config[name].as_u64().unwrap() as usize;
+    let (vocabulary, width, inner) = (size("vocab_size"), size("hidden_size"), size("intermediate_size"));
+    let keys = width / size("num_attention_heads") * size("num_key_value_heads");
+    let mut all = vec![
+        ("model.embed_tokens.weight".to_owned(), vec![vocabulary, width]),
+        ("lm_head.weight".to_owned(), vec![vocabulary, width]),
+        ("model.norm.weight".to_owned(), vec![width]),
+    ];
+    for layer in 0..size("num_hidden_layers") {
+        let mut add = |part: &str, shape: &[usize]| {
+            all.push((format!("model.layers.{layer}.{part}.weight"), shape.to_vec()));
+        };
+        add("input_layernorm", &[width]);
+        add("post_attention_layernorm", &[width]);
+        add("self_attn.q_proj", &[width, width]);
+        add("self_attn.k_proj", &[keys, width]);
+        add("self_attn.v_proj", &[keys, width]);
+        add("self_attn.o_proj", &[width, width]);
+        add("block_sparse_moe.gate", &[size("num_local_experts"), width]);
+        for expert in 0..size("num_local_experts") {
+            let part = |name: &str| format!("block_sparse_moe.experts.{expert}.{name}");
+            add(&part("w1"), &[inner, width]);
+            add(&part("w2"), &[width, inner]);
+            add(&part("w3"), &[inner, width]);
+        }
+    }
+    all.sort();
+    all
+}
+
+/// Writes a model folder with the formula's weights.
+pub fn write_model(folder: &Path, config: &serde_json::Value) {
+    let mut config = config.clone();
+    config["architectures"] = serde_json::json!(["MixtralForCausalLM"]);
+    config["torch_dtype"] = "float32".into();
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let weights = shapes(&config)
+        .into_iter()
+        .enumerate()
+        .map(|(seed, (name, shape))| {
+            let scale = |v: f32| if name.contains("norm") { 1.0 + v / 4.0 } else { v / 2.0 };
+            let values = formula(shape.iter().product(), seed as u64).into_iter().map(scale).collect();
+            (name.clone(), tensor(values, shape).unwrap())
+        })
+        .collect();
+    crate::weights::save(folder, &weights, 1 << 30).unwrap();
+}
+
+/// The configuration of the golden model.
+pub fn tiny_config() -> serde_json::Value {
+    golden()["config"].clone()
+}
+
+fn tiny(sliding_window: &serde_json::Value) -> Mixtral {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = tiny_config();
+    config["sliding_window"] = sliding_window.clone();
+    write_model(folder.path(), &config);
+    Mixtral::open(folder.path(), &Device::Cpu).unwrap()
+}
+
+fn plain() -> Mixtral {
+    tiny(&serde_json::Value::Null)
+}
+
+fn batch() -> Batch {
+    let sequences = [vec![1, 5, 9, 13, 2, 7, 7, 39, 20], vec![1, 30, 21, 8, 8, 0, 17, 4, 11]];
+    Batch::next_tokens(&sequences, |_| true).unwrap()
+}
+
+const PASS: fn() -> Pass = || Pass::new(7, 3);
+
+fn flat(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Loss, and the gradients of all trained weights as bytes would compare.
+fn run(model: &Mixtral, recompute: bool) -> (Loss, Vec<Vec<f32>>) {
+    let mut gradients = Gradients::of(&model.trained()).unwrap();
+    let loss = model.train(&batch(), 0.25, PASS(), 5.0, recompute, &mut gradients).unwrap();
+    let values = (0..gradients.len()).map(|i| flat(gradients.get(i).unwrap())).collect();
+    (loss, values)
+}
+
+#[test]
+fn logits_loss_and_gradients_are_those_of_transformers() {
+    let golden = golden();
+    for case in golden["cases"].as_array().unwrap() {
+        let mut model = tiny(&case["sliding_window"]);
+        let ids: Vec<Vec<u32>> = serde_json::from_value(case["ids"].clone()).unwrap();
+        let logits = model.forward(&Tensor::new(ids.clone(), &Device::Cpu).unwrap()).unwrap();
+        assert_eq!(logits.dims(), [2, 9, 40]);
+        let expected: Vec<f32> = serde_json::from_value(case["logits"].clone()).unwrap();
+        for (ours, theirs) in flat(&logits).iter().zip(&expected) {
+            assert!((ours - theirs).abs() < 1e-5, "{ours} {theirs}");
+        }
+        let batch = Batch::next_tokens(&ids, |_| true).unwrap();
+        let loss = model.loss(&batch).unwrap();
+        assert!((loss.mean() - case["loss"].as_f64().unwrap()).abs() < 1e-5);
+
+        model.train_only(|_| true);
+        let mut gradients = Gradients::of(&model.trained()).unwrap();
+        let scale = 1.0 / batch.predictions() as f32;
+        let again = model.train(&batch, scale, PASS(), 0.0, false, &mut gradients).unwrap();
+        assert_eq!(again, loss);
+        let trained: Vec<String> = model.trained().iter().map(|parameter| parameter.name.clone()).collect();
+        assert_eq!(trained.len(), case["gradients"].as_object().unwrap().len());
+        for (index, name) in trained.iter().enumerate() {
+            let gradient = flat(gradients.get(index).unwrap());
+            let probe = formula(gradient.len(), 1000);
+            let dot = |a: &[f32]| gradient.iter().zip(a).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+            let square = case["gradients"][name][0].as_f64().unwrap();
+            let along = case["gradients"][name][1].as_f64().unwrap();
+            assert!((dot(&gradient) - square).abs() <= 1e-4 * square + 1e-12, "{name}: {} {square}", dot(&gradient));
+            assert!((dot(&probe) - along).abs() <= 1e-3 * square.sqrt() + 1e-9, "{name}: {} {along}", dot(&probe));
+        }
+    }
+}
+
+#[test]
+fn gradients_with_adapters_dropout_and_noise_are_the_derivatives() {
+    let mut model = plain();
+    let count = model.add_adapters(3, 6.0, 0.2, 1, |module| !module.ends_with("o_proj")).unwrap();
+    assert_eq!(count, 3 * (3 + 1 + 4 * 3));
+    model.train_only(|name| name.contains("lora") || name.contains("embed") || name.contains("lm_head"));
+    // B is zero at first, which would hide the gradient of A.
+    for (seed, parameter) in model.trained().iter().enumerate() {
+        let change = formula(parameter.value.elem_count(), 50 + seed as u64);
+        modify(&parameter.value, |values| values.iter_mut().zip(&change).for_each(|(v, c)| *v += c / 8.0)).unwrap();
+    }
+    let (_, gradients) = run(&model, false);
+    for (index, parameter) in model.trained().iter().enumerate() {
+        let before = parameter.value.copy().unwrap();
+        let analytic = tensor(gradients[index].clone(), before.dims()).unwrap();
+        // A few of each.
+        let keep = (before.elem_count() / 5).max(1);
+        for i in (0..before.elem_count()).step_by(keep) {
+            let at = |delta: f32| {
+                modify(&parameter.value, |values| values[i] += delta).unwrap();
+                let loss = run(&model, false).0.sum * 0.25;
+                let original = View::of(&before).unwrap()[i];
+                modify(&parameter.value, |values| values[i] = original).unwrap();
+                loss
+            };
+            let numeric = (at(2e-3) - at(-2e-3)) / 4e-3;
+            let ours = f64::from(flat(&analytic)[i]);
+            assert!((numeric - ours).abs() < 3e-3 * (1.0 + numeric.abs()), "{}[{i}]: {ours} {numeric}", parameter.name);
+        }
+    }
+}
+
+#[test]
+fn an_adapter_with_b_zero_changes_nothing() {
+    let mut model = plain();
+    let ids = Tensor::new(&[[1u32, 5, 9, 13]], &Device::Cpu).unwrap();
+    let before = flat(&model.forward(&ids).unwrap());
+    model.add_adapters(4, 8.0, 0.5, 1, |_| true).unwrap();
+    assert_eq!(before, flat(&model.forward(&ids).unwrap()));
+    model.train_only(|name| name.contains("lora_"));
+    let (_, gradients) = run(&model, false);
+    for (parameter, gradient) in model.trained().iter().zip(gradients) {
+        let zero = gradient.iter().all(|g| *g == 0.0);
+        assert_eq!(zero, parameter.name.ends_with("lora_A.weight"), "{}", parameter.name);
+    }
+}
+
+#[test]
+fn recomputing_layers_and_other_thread_counts_give_the_same_bits() {
+    let mut model = plain();
+    model.add_adapters(4, 8.0, 0.1, 1, |_| true).unwrap();
+    model.train_only(|_| true);
+    let first = run(&model, false);
+    assert_eq!(first, run(&model, true));
+    for threads in [1, 2, 3] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        assert_eq!(first, pool.install(|| run(&model, false)), "{threads} threads");
+    }
+}
+
+#[test]
+fn continuing_with_a_cache_gives_the_logits_of_the_whole() {
+    for window in [serde_json::Value::Null, 3.into()] {
+        let model = tiny(&window);
+        let ids = [1u32, 5, 9, 13, 2, 7, 7, 39, 20];
+        let whole = model.forward(&Tensor::new(&[ids], &Device::Cpu).unwrap()).unwrap().squeeze(0).unwrap();
+        let mut cache = KeyValueCache::default();
+        for (start, end) in [(0, 4), (4, 5), (5, 6), (6, 9)] {
+            let next = flat(&model.next(&ids[start..end], &mut cache).unwrap());
+            let expected = flat(&whole.get(end - 1).unwrap());
+            for (a, b) in next.iter().zip(expected) {
+                assert!((a - b).abs() < 1e-5, "{a} {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_missing_tensor_and_a_wrong_shape_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = tiny_config();
+    write_model(folder.path(), &config);
+    config["architectures"] = serde_json::json!(["MixtralForCausalLM"]);
+    config["intermediate_size"] = 32.into();
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let error = Mixtral::open(folder.path(), &Device::Cpu).err().unwrap().one_line();
+    assert!(error.contains("experts.0.w1.weight") && error.contains("[24, 16]"), "{error}");
+    config["intermediate_size"] = 24.into();
+    config["num_hidden_layers"] = 4.into();
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let error = Mixtral::open(folder.path(), &Device::Cpu).err().unwrap().one_line();
+    assert!(error.contains("model.layers.3"), "{error}");
+}
+
+#[test]
+fn the_shared_model_gives_the_logits_of_transformers() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/stories-moe");
+    if !folder.exists() {
+        println!("skipped: there is no {}", folder.display());
+        return;
+    }
+    let golden: serde_json::Value =
+        serde_json::from_str(include_str!("../../../tests/golden/stories-moe.json")).unwrap();
+    let model = Mixtral::open(&folder, &Device::Cpu).unwrap();
+    let ids: Vec<u32> = serde_json::from_value(golden["ids"].clone()).unwrap();
+    let logits = model.forward(&Tensor::new(&ids[..], &Device::Cpu).unwrap().unsqueeze(0).unwrap()).unwrap();
+    let last = flat(&logits.get(0).unwrap().get(ids.len() - 1).unwrap());
+    let expected: Vec<f32> = serde_json::from_value(golden["logits"].clone()).unwrap();
+    for (ours, theirs) in last.iter().zip(&expected) {
+        assert!((ours - theirs).abs() < 1e-4, "{ours} {theirs}");
+    }
+    let continuation: Vec<u32> = serde_json::from_value(golden["continuation"].clone()).unwrap();
+    let sampling = crate::model::Sampling { temperature: 0.0, top_p: None, seed: 0 };
+    let prompt = serde_json::from_value(golden["prompt"].clone()).unwrap();
+    let generator = crate::model::Generator::new(&model, prompt, None, sampling).unwrap();
+    let ours: Vec<u32> = generator.take(continuation.len()).map(|token| token.unwrap()).collect();
+    assert_eq!(ours, continuation);
+}
