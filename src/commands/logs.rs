@@ -1,14 +1,36 @@
-//! `cmx logs`: the log of a stage.
+//! `cmx logs STAGE`: the newest log of a stage.
 
-use super::Surroundings;
-use crate::error::{Error, Result};
+use std::path::PathBuf;
 
-/// Print the log of a stage's last attempt
+use super::{Surroundings, project};
+use crate::error::{Context, Error, Result};
+use crate::runner::newest_log;
+
+/// Print the newest log of a stage
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// The stage
+    stage: String,
+    /// The pipeline's manifest; the last one run when left out
+    pipeline: Option<PathBuf>,
+    /// Print only the path of the log
+    #[arg(long)]
+    path: bool,
+}
 
 impl Args {
-    pub fn run(self, _surroundings: &Surroundings) -> Result<()> {
-        Err(Error::new("`cmx logs` is not built yet"))
+    pub fn run(self, surroundings: &Surroundings) -> Result<()> {
+        let (plan, store) = project(surroundings, self.pipeline.as_deref())?;
+        let stage = &plan.graph[plan.node(&self.stage)?].name;
+        let Some(path) = newest_log(&store, stage) else {
+            return Err(Error::invalid(format!("stage {stage} has no log: it never ran here")));
+        };
+        if self.path {
+            println!("{}", path.display());
+            return Ok(());
+        }
+        let mut log = std::fs::File::open(&path).context(|| format!("cannot read {}", path.display()))?;
+        std::io::copy(&mut log, &mut std::io::stdout()).context(|| "cannot print the log".to_owned())?;
+        Ok(())
     }
 }

@@ -17,12 +17,14 @@ mod tokens;
 mod verify;
 mod work;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::error::Result;
+use crate::error::{Context, Error, Result};
+use crate::plan::{Plan, find_workspace};
+use crate::store::Store;
 
 /// Declarative pipelines that turn a base Mixture-of-Experts model into a bilingual one, and prove how.
 #[derive(Parser)]
@@ -59,12 +61,67 @@ enum Command {
 /// What every verb is given.
 pub struct Surroundings {
     /// `--workspace`, as given.
-    pub workspace: Option<PathBuf>,
+    workspace: Option<PathBuf>,
+}
+
+impl Surroundings {
+    /// Absolute path of the workspace.
+    pub fn workspace(&self) -> Result<PathBuf> {
+        let here = std::env::current_dir().context(|| "the current folder is gone".to_owned())?;
+        match &self.workspace {
+            Some(folder) => {
+                here.join(folder).canonicalize().context(|| format!("there is no folder {}", folder.display()))
+            }
+            None => Ok(find_workspace(&here)),
+        }
+    }
+}
+
+/// The plan of a pipeline (of the last one run, when none is given) and the store of its workspace.
+fn project(surroundings: &Surroundings, pipeline: Option<&Path>) -> Result<(Plan, Store)> {
+    let workspace = surroundings.workspace()?;
+    let store = Store::open(&workspace);
+    let manifest = match (pipeline, store.last_manifest()) {
+        (Some(path), _) => std::env::current_dir().map(|here| here.join(path)).unwrap_or_else(|_| path.to_owned()),
+        (None, Some(last)) => workspace.join(last),
+        (None, None) => {
+            return Err(Error::invalid("no pipeline was named, and none has been run here yet")
+                .hint("name its manifest, for example pipelines/quickstart.toml"));
+        }
+    };
+    Ok((Plan::load(&workspace, &manifest)?, store))
+}
+
+fn print_json(value: &serde_json::Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).context(|| "cannot write JSON".to_owned())?;
+    println!("{text}");
+    Ok(())
+}
+
+/// Rows under a header, columns aligned by display width; the last column is not padded.
+fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut lines = vec![header.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>()];
+    lines.extend(rows);
+    let width = |text: &str| unicode_width::UnicodeWidthStr::width(text);
+    let widths: Vec<usize> =
+        (0..header.len()).map(|column| lines.iter().map(|line| width(&line[column])).max().unwrap_or(0)).collect();
+    let mut text = String::new();
+    for line in &lines {
+        let mut row = String::new();
+        for (cell, &column) in line.iter().zip(&widths) {
+            row.push_str(cell);
+            row.extend(std::iter::repeat_n(' ', column.saturating_sub(width(cell)) + 2));
+        }
+        text.push_str(row.trim_end());
+        text.push('\n');
+    }
+    text
 }
 
 impl Cli {
     /// Carries the command out, prints its error once, and returns the exit code.
     pub fn run(self) -> ExitCode {
+        logging();
         let surroundings = Surroundings { workspace: self.workspace };
         match self.command.run(&surroundings) {
             Ok(()) => ExitCode::SUCCESS,
@@ -75,6 +132,13 @@ impl Cli {
             }
         }
     }
+}
+
+/// Diagnostics on standard error: `CMX_LOG=debug` shows what the program thinks; warnings are always shown.
+fn logging() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("CMX_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
 }
 
 impl Command {

@@ -1,14 +1,41 @@
 //! `cmx plan`: what would run, in which order, and why.
 
-use super::Surroundings;
-use crate::error::{Error, Result};
+use std::path::PathBuf;
+
+use super::status::word;
+use super::{Surroundings, project, table};
+use crate::error::Result;
+use crate::runner::{State, assess};
 
 /// Show what would run, in which order, and why
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// The pipeline's manifest; the last one run when left out
+    pipeline: Option<PathBuf>,
+    /// Print JSON: {"pipeline", "stages": [{"name", "kind", "state", "why"}]}, every stage in run order
+    #[arg(long)]
+    json: bool,
+}
 
 impl Args {
-    pub fn run(self, _surroundings: &Surroundings) -> Result<()> {
-        Err(Error::new("`cmx plan` is not built yet"))
+    pub fn run(self, surroundings: &Surroundings) -> Result<()> {
+        let (plan, store) = project(surroundings, self.pipeline.as_deref())?;
+        let stages = assess(&plan, &store)?;
+        if self.json {
+            return super::print_json(&serde_json::json!({ "pipeline": plan.name, "stages": stages }));
+        }
+        let to_run: Vec<_> = stages.iter().filter(|stage| stage.state != State::Fresh).collect();
+        if to_run.is_empty() {
+            println!("{}: nothing to do, all {} stages are fresh", plan.name, stages.len());
+            return Ok(());
+        }
+        let certain = to_run.iter().filter(|stage| stage.state != State::Waiting).count();
+        println!("{}: {} of {} stages are not fresh", plan.name, to_run.len(), stages.len());
+        println!("{certain} would run; whether the others do is decided when those before them are done\n");
+        let rows = to_run.iter().enumerate().map(|(number, stage)| {
+            vec![(number + 1).to_string(), stage.name.clone(), word(stage.state).to_owned(), stage.why.join("; ")]
+        });
+        print!("{}", table(&["", "stage", "state", "why"], rows));
+        Ok(())
     }
 }

@@ -1,15 +1,73 @@
 //! `cmx work`: the worker: runs one resolved stage in its scratch folder.
 
+use std::fs;
+use std::io::BufRead;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::Surroundings;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result, nearest};
+use crate::runner::{Report, Task};
+use crate::stages::{KINDS, Work, kind};
 
 /// Run one resolved stage (used by the runner)
 #[derive(clap::Args)]
 #[command(hide = true)]
-pub struct Args {}
+pub struct Args {
+    /// The scratch folder, which holds `task.json`
+    folder: PathBuf,
+}
 
 impl Args {
     pub fn run(self, _surroundings: &Surroundings) -> Result<()> {
-        Err(Error::new("`cmx work` is not built yet"))
+        let result = self.work();
+        if let Err(error) = &result
+            && !error.is_interruption()
+        {
+            let report = Report { message: error.one_line(), hint: error.advice().map(str::to_owned) };
+            let path = self.folder.join("error.json");
+            let text = serde_json::to_vec(&report).context(|| format!("cannot write {}", path.display()))?;
+            fs::write(&path, text).context(|| format!("cannot write {}", path.display()))?;
+        }
+        result
     }
+
+    fn work(&self) -> Result<()> {
+        let path = self.folder.join("task.json");
+        let text = fs::read(&path).context(|| format!("cannot read {}", path.display()))?;
+        let task: Task = serde_json::from_slice(&text).context(|| format!("{} is damaged", path.display()))?;
+        let Some(kind) = kind(&task.kind) else {
+            let error = Error::invalid(format!("there is no kind `{}`", task.kind));
+            let near = nearest(&task.kind, KINDS.iter().map(|kind| kind.name));
+            return Err(match near {
+                Some(near) => error.hint(format!("did you mean `{near}`?")),
+                None => error,
+            });
+        };
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(task.threads)
+            .build_global()
+            .context(|| "cannot start the worker's threads".to_owned())?;
+        let cancelled = Arc::new(AtomicBool::new(false));
+        listen(cancelled.clone());
+        let mut work = Work::new(task.output, task.kept, task.threads, Box::new(std::io::stdout()), cancelled);
+        kind.run(task.parameters, &mut work)
+    }
+}
+
+/// Listens to the runner: a line is the wish to stop; the end of the pipe means that the runner is gone, and with it
+/// the reason to go on.
+fn listen(cancelled: Arc<AtomicBool>) {
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines() {
+            if line.is_err() {
+                break;
+            }
+            cancelled.store(true, Ordering::SeqCst);
+        }
+        // The whole group, so that a user's program ends too.
+        let _ = rustix::process::kill_current_process_group(rustix::process::Signal::KILL);
+        std::process::exit(1);
+    });
 }

@@ -1,5 +1,6 @@
 //! The kinds of stages: one file each, and the registry that names them all.
 
+mod command;
 pub mod inputs;
 mod work;
 

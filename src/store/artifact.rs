@@ -45,7 +45,9 @@ impl Store {
         protect(output)?;
         let tree = self.scan(output)?;
         if tree.entries().is_empty() {
-            return Err(Error::new("the stage produced no file").hint("it must write at least one into its output folder"));
+            return Err(
+                Error::new("the stage produced no file").hint("it must write at least one into its output folder")
+            );
         }
         let sync = |entry: &super::Entry| {
             let path = output.join(&entry.path);
@@ -115,7 +117,8 @@ impl Store {
     pub fn quarantine(&self, artifact: Digest, differences: Vec<String>) -> Result<Quarantined> {
         let folder = self.root.join("quarantine");
         self.create_folder(&folder)?;
-        let free = |number: u32| Some(folder.join(format!("{}-{number}", artifact.short()))).filter(|p| !p.exists());
+        let free =
+            |number: u32| Some(folder.join(format!("{}-{number}", artifact.short()))).filter(|p| !p.exists());
         let path = (1..).find_map(free).ok_or_else(|| Error::new("the quarantine is full"))?;
         let from = self.artifact_path(artifact);
         fs::set_permissions(&from, Permissions::from_mode(0o755))
@@ -211,5 +214,7 @@ pub(super) fn remove_tree(folder: &Path) -> Result<()> {
     if !folder.exists() {
         return Ok(());
     }
-    unlock(folder).and_then(|()| fs::remove_dir_all(folder)).context(|| format!("cannot remove {}", folder.display()))
+    unlock(folder)
+        .and_then(|()| fs::remove_dir_all(folder))
+        .context(|| format!("cannot remove {}", folder.display()))
 }

@@ -72,7 +72,9 @@ impl Known {
             }
         }
         let whole = answers.into_iter().zip(paths);
-        whole.map(|(digest, path)| digest.ok_or_else(|| Error::new(format!("{} has no digest", path.display())))).collect()
+        whole
+            .map(|(digest, path)| digest.ok_or_else(|| Error::new(format!("{} has no digest", path.display()))))
+            .collect()
     }
 
     /// The tree of a folder as it is on disk.
@@ -80,7 +82,9 @@ impl Known {
         let files = tree::walk(folder)?;
         let paths: Vec<_> = files.iter().map(|file| folder.join(&file.path)).collect();
         let entries = files.into_iter().zip(self.digests(&paths)?);
-        Ok(Tree::new(entries.map(|(file, digest)| Entry { digest, size: file.stat.size, path: file.path }).collect()))
+        Ok(Tree::new(
+            entries.map(|(file, digest)| Entry { digest, size: file.stat.size, path: file.path }).collect(),
+        ))
     }
 
     fn learnt(&self) -> MutexGuard<'_, Learnt> {

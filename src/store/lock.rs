@@ -125,7 +125,9 @@ impl Scratch {
     pub fn begin(&self) -> Result<()> {
         remove_tree(&self.output())?;
         for folder in [self.output(), self.kept()] {
-            fs::create_dir_all(&folder).context(|| format!("cannot create {}", folder.display())).map_err(advise)?;
+            fs::create_dir_all(&folder)
+                .context(|| format!("cannot create {}", folder.display()))
+                .map_err(advise)?;
         }
         for name in ["failed.json", "result.json", "error.json"] {
             let path = self.folder.join(name);

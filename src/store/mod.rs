@@ -34,7 +34,7 @@ use crate::files;
 pub use artifact::{Health, Quarantined};
 pub use digest::Digest;
 pub use gc::{Garbage, What};
-pub use lock::{Holder, Scratch, Taken};
+pub use lock::{Holder, Scratch, Taken, host};
 pub use receipt::{Failure, Receipt};
 pub use tree::{Entry, Tree};
 
@@ -116,9 +116,8 @@ fn advise(error: Error) -> Error {
     while let Some(cause) = source {
         if let Some(io) = cause.downcast_ref::<std::io::Error>() {
             return match io.kind() {
-                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                    error.hint("free some space (`cmx gc --dry-run` shows what may go) and run again; nothing is lost")
-                }
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => error
+                    .hint("free some space (`cmx gc --dry-run` shows what may go) and run again; nothing is lost"),
                 std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
                     error.hint("cmx needs to write in the workspace: check owner and mode of that folder")
                 }
