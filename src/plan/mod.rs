@@ -1,22 +1,40 @@
 //! Manifests and receipts → the graph, fingerprints, and why a stage is stale.
 
+mod bind;
+mod diff;
 pub mod key;
+mod kinds;
+mod load;
+mod order;
+mod resolve;
+mod workspace;
+
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 
+use petgraph::Direction::{Incoming, Outgoing};
 use petgraph::graph::{DiGraph, NodeIndex};
 use serde_json::Value;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::manifest::with_suggestion;
+use crate::stages::Form;
 use crate::store::Digest;
 
+use bind::Bound;
+pub use diff::Change;
 pub use key::Key;
+pub(crate) use kinds::{KindSpec, Kinds};
+pub use workspace::{CACHE, REGISTRY, find_workspace, locate_workspace};
 
 /// A pipeline, resolved as far as that is possible before anything runs.
 pub struct Plan {
     /// The pipeline's name.
     pub name: String,
-    /// Its manifest, relative to the workspace.
+    pub description: Option<String>,
+    /// Its manifest, relative to the workspace (absolute if it lies outside).
     pub manifest: PathBuf,
     /// Absolute path of the workspace: the folder with `datasets.toml` and `cache/`.
     pub workspace: PathBuf,
@@ -31,16 +49,23 @@ pub struct Plan {
 pub struct Node {
     /// `train`, `download[SkyPile-150B-2023]`.
     pub name: String,
+    /// The name without the instance: `download`.
+    pub stage: String,
     pub kind: String,
     /// The kind's revision; 0 for a user's `command` kind, whose command line is part of the key instead.
     pub revision: u32,
-    /// A user's kind: the program and its arguments.
+    /// A user's kind: the program and its arguments, parameters filled in; `{input}`, `{output}`, `{scratch}` and
+    /// `{threads}` are left to the worker.
     pub command: Option<Vec<String>>,
     /// All parameters, defaults filled in, inputs as written.
     pub parameters: Value,
     pub resources: Resources,
     /// Where the view of the artifact stands, relative to the workspace: `outputs/train`, `data/books/split`.
     pub view: PathBuf,
+    /// The dataset and the form of it that the stage provides.
+    pub provides: Option<(String, Form)>,
+    /// What the inputs in `parameters` mean.
+    pub(crate) inputs: Vec<Bound>,
 }
 
 /// What a running stage takes from the pools of its host.
@@ -59,14 +84,62 @@ pub trait Materials {
     fn artifact(&mut self, stage: &str) -> Result<(Digest, PathBuf)>;
     /// The digest of a part (file or folder) of an artifact, from its tree, without reading contents.
     fn part(&mut self, artifact: Digest, path: &Path) -> Result<Digest>;
-    /// The digest of a source file or folder in the workspace.
+    /// The digest of a source file or folder: an absolute path in the workspace or under the root of a registered
+    /// dataset.
     fn source(&mut self, path: &Path) -> Result<Digest>;
 }
 
 /// A stage that can be run.
 #[derive(Clone, Debug)]
 pub struct Resolved {
+    /// The built-in kind that the worker runs: the stage's own, or `command` for a user's kind.
+    pub kind: String,
     pub key: Key,
     /// Parameters for the worker: every input in the object form of `stages::inputs`.
     pub parameters: Value,
+}
+
+impl Plan {
+    /// The stage of that name (`train`, `download[books]`).
+    pub fn node(&self, name: &str) -> Result<NodeIndex> {
+        let found = self.graph.node_indices().find(|node| self.graph[*node].name == name);
+        found.ok_or_else(|| self.unknown_stage(name))
+    }
+
+    /// The stages whose artifacts a stage uses, in the order of the plan.
+    pub fn parents(&self, node: NodeIndex) -> Vec<NodeIndex> {
+        let parents: Vec<NodeIndex> = self.graph.neighbors_directed(node, Incoming).collect();
+        self.order.iter().copied().filter(|node| parents.contains(node)).collect()
+    }
+
+    /// The stage of that name, or all instances of a `foreach` stage, and everything after, in the order of the plan.
+    pub fn from_stage(&self, name: &str) -> Result<Vec<NodeIndex>> {
+        let mut reached = vec![false; self.graph.node_count()];
+        for node in self.graph.node_indices() {
+            reached[node.index()] = self.graph[node].name == name || self.graph[node].stage == name;
+        }
+        if !reached.contains(&true) {
+            return Err(self.unknown_stage(name));
+        }
+        for node in &self.order {
+            if reached[node.index()] {
+                for child in self.graph.neighbors_directed(*node, Outgoing) {
+                    reached[child.index()] = true;
+                }
+            }
+        }
+        Ok(self.order.iter().copied().filter(|node| reached[node.index()]).collect())
+    }
+
+    fn unknown_stage(&self, name: &str) -> Error {
+        let error = Error::invalid(format!("pipeline `{}` has no stage `{name}`", self.name));
+        let mut names: Vec<&str> = Vec::new();
+        for node in self.graph.node_weights() {
+            names.push(&node.name);
+            if node.stage != node.name && !names.contains(&node.stage.as_str()) {
+                names.push(&node.stage);
+            }
+        }
+        with_suggestion(error, name, names, "its stages are")
+    }
 }

@@ -32,7 +32,8 @@ pub struct Kind {
 }
 
 impl Kind {
-    const fn of<S: Stage>(manifest: &'static str) -> Self {
+    /// The kind of a parameter struct, with the text of its `stages/KIND.toml`.
+    pub const fn of<S: Stage>(manifest: &'static str) -> Self {
         Self {
             name: S::KIND,
             revision: S::REVISION,

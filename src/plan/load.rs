@@ -1,0 +1,363 @@
+//! From manifests to the graph: reads, checks everything, binds every input.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
+
+use petgraph::graph::{DiGraph, NodeIndex};
+use serde_json::Value;
+
+use super::bind::{Asker, Binder, Bound};
+use super::order::order;
+use super::workspace::{CACHE, REGISTRY, normalize};
+use super::{KindSpec, Kinds, Node, Plan, Resources};
+use crate::error::{Error, Result};
+use crate::manifest::{
+    Content, Located, Mark, Pipeline, Place, Registry, Scope, Shape, StageEntry, Table, TextFile, parse_size,
+    placeholders, substitute, with_suggestion,
+};
+use crate::stages::{Form, KINDS, Kind};
+
+/// A stage on its way into the graph.
+struct Draft<'a> {
+    entry: &'a StageEntry,
+    name: String,
+    instance: Option<String>,
+    kind: Rc<KindSpec>,
+    /// Defaults below, the stage's own above, templates filled in.
+    table: Table,
+    resources: Resources,
+    view: PathBuf,
+    provides: Option<(String, Form)>,
+}
+
+impl Plan {
+    /// `manifest`: path as given by the user, relative to the current folder or the workspace; `workspace`: absolute.
+    /// Reads the pipeline, `stages/` overrides and `datasets.toml`; checks everything; builds the graph.
+    pub fn load(workspace: &Path, manifest: &Path) -> Result<Plan> {
+        let data_dir = std::env::var_os("DATA_DIR").map_or_else(|| PathBuf::from("data"), PathBuf::from);
+        Self::load_with(KINDS, &data_dir, workspace, manifest)
+    }
+
+    /// [`Plan::load`] with other built-in kinds, and another value for `{DATA_DIR}`.
+    pub fn load_with(builtin: &[Kind], data_dir: &Path, workspace: &Path, manifest: &Path) -> Result<Plan> {
+        let path = find_manifest(workspace, manifest)?;
+        let pipeline = Pipeline::parse(TextFile::read(&path, manifest)?)?;
+        let registry = read_registry(workspace, data_dir)?;
+        let mut kinds = Kinds::new(builtin, workspace, &path);
+        let drafts = draft_all(&pipeline, &mut kinds)?;
+        let (graph, places) = build(&drafts, &registry, workspace, &kinds)?;
+        let order = order(&graph).map_err(|stages| loop_error(&graph, &stages, &places))?;
+        Ok(Plan {
+            name: pipeline.name.clone(),
+            description: pipeline.description.clone(),
+            manifest: path.strip_prefix(workspace).unwrap_or(&path).to_owned(),
+            workspace: workspace.to_owned(),
+            graph,
+            order,
+        })
+    }
+}
+
+fn find_manifest(workspace: &Path, manifest: &Path) -> Result<PathBuf> {
+    let here = std::path::absolute(manifest).unwrap_or_else(|_| manifest.to_owned());
+    let there = workspace.join(manifest);
+    for path in [&here, &there] {
+        if path.is_file() {
+            return Ok(normalize(path));
+        }
+    }
+    let error = Error::invalid(format!("there is no pipeline {}", manifest.display()));
+    let siblings: Vec<String> = here
+        .parent()
+        .and_then(|folder| folder.read_dir().ok())
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.ends_with(".toml"))
+        .collect();
+    let name = manifest.file_name().unwrap_or_default().to_string_lossy();
+    Err(match crate::error::nearest(&name, siblings.iter().map(String::as_str)) {
+        Some(near) => error.hint(format!("did you mean `{}`?", manifest.with_file_name(near).display())),
+        None => error,
+    })
+}
+
+fn read_registry(workspace: &Path, data_dir: &Path) -> Result<Registry> {
+    let path = workspace.join(REGISTRY);
+    if !path.exists() {
+        return Ok(Registry::default());
+    }
+    Registry::parse(&TextFile::read(&path, REGISTRY)?, workspace, data_dir)
+}
+
+fn draft_all<'a>(pipeline: &'a Pipeline, kinds: &mut Kinds<'_>) -> Result<Vec<Draft<'a>>> {
+    let mut drafts: Vec<Draft<'a>> = Vec::new();
+    for entry in &pipeline.stages {
+        let kind = kinds.get(&entry.kind, &entry.kind_place)?;
+        let vars = Scope { vars: Some(&pipeline.vars), ..Scope::default() };
+        match &entry.foreach {
+            None => drafts.push(draft(entry, &kind, vars, None)?),
+            Some(foreach) => {
+                for (instance, each) in StageEntry::instances(&vars.expand(foreach)?)? {
+                    let scope = Scope { each: Some(&each), ..vars };
+                    drafts.push(draft(entry, &kind, scope, Some(instance))?);
+                }
+            }
+        }
+    }
+    for (at, draft) in drafts.iter().enumerate() {
+        if let Some(other) =
+            drafts[..at].iter().find(|other| other.provides.is_some() && other.provides == draft.provides)
+            && let Some((dataset, form)) = &draft.provides
+        {
+            return Err(draft.entry.place.error(
+                format!(
+                    "stages `{}` and `{}` both provide the {} form of dataset \"{dataset}\"",
+                    other.name,
+                    draft.name,
+                    form.as_str()
+                ),
+                "the second one",
+            ));
+        }
+        if let Some(other) = drafts[..at].iter().find(|other| other.view == draft.view) {
+            return Err(draft.entry.place.error(
+                format!(
+                    "stages `{}` and `{}` would both be seen at {}",
+                    other.name,
+                    draft.name,
+                    draft.view.display()
+                ),
+                "the second one",
+            ));
+        }
+    }
+    Ok(drafts)
+}
+
+fn draft<'a>(
+    entry: &'a StageEntry,
+    kind: &Rc<KindSpec>,
+    scope: Scope<'_>,
+    instance: Option<String>,
+) -> Result<Draft<'a>> {
+    let mut table = kind.manifest.parameters.clone();
+    table.overlay(expand_parameters(entry, kind, scope)?);
+    let name = match &instance {
+        None => entry.name.clone(),
+        Some(instance) => format!("{}[{instance}]", entry.name),
+    };
+    let mut resources = kind.manifest.resources.clone();
+    if let Some(own) = &entry.resources {
+        resources.overlay(scope.expand_table(own)?);
+    }
+    let dataset = table.get("dataset").and_then(Located::as_str).map(str::to_owned);
+    let stage = name.replace('[', "-").replace(']', "");
+    Ok(Draft {
+        view: view(kind, &stage, dataset.as_deref())?,
+        provides: kind.manifest.provides.and_then(|form| Some((dataset?, form))),
+        resources: read_resources(&resources)?,
+        kind: kind.clone(),
+        entry,
+        name,
+        instance,
+        table,
+    })
+}
+
+/// Fills in the templates of a stage's own parameters. In the command line of a `command` stage, the names that the
+/// worker fills in are left.
+fn expand_parameters(entry: &StageEntry, kind: &KindSpec, scope: Scope<'_>) -> Result<Table> {
+    let kept = kind.kept_placeholders(&entry.parameters);
+    let mut expanded = Table::default();
+    for parameter in &entry.parameters.entries {
+        let scope = if parameter.key == "command" { Scope { kept: &kept, ..scope } } else { scope };
+        let value = scope.expand(&parameter.value)?;
+        expanded.entries.push(crate::manifest::Entry { value, ..parameter.clone() });
+    }
+    Ok(expanded)
+}
+
+fn read_resources(table: &Table) -> Result<Resources> {
+    let mut resources = Resources::default();
+    for entry in &table.entries {
+        let count = || match entry.value.content {
+            Content::Integer(count) => usize::try_from(count)
+                .map_err(|_| entry.value.error(format!("`{}` must be at least 0", entry.key), "negative")),
+            _ => Err(entry.value.wrong_type(&format!("`{}`", entry.key), "an integer")),
+        };
+        match entry.key.as_str() {
+            "cpus" => resources.cpus = count()?,
+            "gpus" => resources.gpus = count()?,
+            "memory" => resources.memory = parse_size(&entry.value)?,
+            key => {
+                let error = entry.place.error(format!("there is no resource `{key}`"), "unknown resource");
+                return Err(with_suggestion(error, key, ["cpus", "memory", "gpus"], "the resources are"));
+            }
+        }
+    }
+    Ok(resources)
+}
+
+/// Where a stage's view stands: the kind's own place if all it needs is known, else `outputs/STAGE`.
+fn view(kind: &KindSpec, stage: &str, dataset: Option<&str>) -> Result<PathBuf> {
+    let default = || Path::new("outputs").join(stage);
+    let Some(template) = &kind.manifest.view else { return Ok(default()) };
+    let text = template.string("`view`")?;
+    if dataset.is_none() && placeholders(text).iter().any(|(_, name)| *name == "dataset") {
+        return Ok(default());
+    }
+    let view = substitute(text, |name| match name {
+        "stage" => Ok(Some(stage.to_owned())),
+        "dataset" => Ok(dataset.map(str::to_owned)),
+        name => {
+            let place = template.place.of_part(&format!("{{{name}}}"));
+            let error = place.error(format!("unknown variable `{{{name}}}`"), "not known here");
+            Err(with_suggestion(error, name, ["dataset", "stage"], "the variables are"))
+        }
+    })?;
+    let path = PathBuf::from(&view);
+    let plain = path.components().all(|part| matches!(part, Component::Normal(_)));
+    if !plain || view.is_empty() || path.starts_with(CACHE) {
+        return Err(template
+            .error(format!("\"{view}\" can't be the place of a view"), "a path in the workspace is expected"));
+    }
+    Ok(path)
+}
+
+/// Where an edge was written, for the error of a loop.
+type Places = BTreeMap<(NodeIndex, NodeIndex), Place>;
+
+fn build(
+    drafts: &[Draft<'_>],
+    registry: &Registry,
+    workspace: &Path,
+    kinds: &Kinds<'_>,
+) -> Result<(DiGraph<Node, ()>, Places)> {
+    let kinds_that_provide = |form: Form| kinds_that_provide(kinds, form);
+    let mut binder = Binder {
+        workspace,
+        registry,
+        stages: BTreeMap::new(),
+        providers: BTreeMap::new(),
+        views: drafts.iter().map(|draft| (draft.view.as_path(), draft.name.as_str())).collect(),
+        kinds_that_provide: &kinds_that_provide,
+    };
+    for (at, draft) in drafts.iter().enumerate() {
+        let node = NodeIndex::new(at);
+        binder.stages.entry(&draft.entry.name).or_default().push((draft.instance.as_deref(), node));
+        if let Some((dataset, form)) = &draft.provides {
+            binder.providers.insert((dataset, *form), node);
+        }
+    }
+    let mut graph = DiGraph::with_capacity(drafts.len(), drafts.len());
+    let mut places = Places::new();
+    for (at, draft) in drafts.iter().enumerate() {
+        let (node, inputs) = read_node(draft, NodeIndex::new(at), &binder)?;
+        graph.add_node(node);
+        for (parent, place) in inputs {
+            places.entry((parent, NodeIndex::new(at))).or_insert(place);
+        }
+    }
+    for (parent, child) in places.keys() {
+        graph.add_edge(*parent, *child, ());
+    }
+    Ok((graph, places))
+}
+
+fn read_node(draft: &Draft<'_>, node: NodeIndex, binder: &Binder<'_>) -> Result<(Node, Vec<(NodeIndex, Place)>)> {
+    let kind = &draft.kind;
+    let place = &draft.entry.place;
+    let mut whole = Located { content: Content::Table(draft.table.clone()), place: place.clone() };
+    binder.expand_lists(&kind.shape, &mut whole)?;
+    let table = whole.table("a stage")?;
+    let parameters = kind.shape.read_parameters(&table, &draft.name, place)?;
+    let asker = Asker { node, kind: &kind.name, takes: kind.manifest.takes, provides: kind.manifest.provides };
+    let mut inputs: Vec<Bound> = Vec::new();
+    let mut parents = Vec::new();
+    for found in kind.shape.inputs(&table) {
+        let place = found.value.place.clone();
+        let bound = binder.bind(found, &asker)?;
+        parents.extend(bound.parent().map(|parent| (parent, place)));
+        inputs.push(bound);
+    }
+    let command = kind.manifest.command.as_deref();
+    let command = command.map(|command| render_command(command, kind, &parameters)).transpose()?;
+    let node = Node {
+        name: draft.name.clone(),
+        stage: draft.entry.name.clone(),
+        kind: kind.name.clone(),
+        revision: kind.revision,
+        command,
+        parameters,
+        resources: draft.resources,
+        view: draft.view.clone(),
+        provides: draft.provides.clone(),
+        inputs,
+    };
+    Ok((node, parents))
+}
+
+/// Fills the plain parameters into the command line of a user's kind; an argument that is nothing but `{list}` becomes
+/// as many arguments as the list has entries.
+fn render_command(command: &[Located], kind: &KindSpec, parameters: &Value) -> Result<Vec<String>> {
+    let is_input = |name: &str| match kind.shape.field(name).map(|field| &field.shape) {
+        Some(Shape::Input(Mark::Dataset)) => kind.manifest.takes.is_some(),
+        Some(Shape::Input(_)) => true,
+        _ => matches!(name, "output" | "scratch" | "threads"),
+    };
+    let mut rendered = Vec::with_capacity(command.len());
+    for argument in command {
+        let text = argument.string("an argument of `command`")?;
+        if let [(whole, name)] = &placeholders(text)[..]
+            && *whole == (0..text.len())
+            && let Some(Value::Array(items)) = parameters.get(*name)
+        {
+            rendered.extend(items.iter().map(plain_text));
+            continue;
+        }
+        rendered.push(substitute(text, |name| match parameters.get(name) {
+            _ if is_input(name) => Ok(None),
+            Some(Value::Array(_) | Value::Object(_)) => {
+                let place = argument.place.of_part(&format!("{{{name}}}"));
+                Err(place.error(format!("`{{{name}}}` is not plain text"), "a list must be an argument of its own"))
+            }
+            Some(value) => Ok(Some(plain_text(value))),
+            None => {
+                let place = argument.place.of_part(&format!("{{{name}}}"));
+                let error =
+                    place.error(format!("kind `{}` has no parameter `{name}`", kind.name), "unknown parameter");
+                let names = kind.shape.fields().iter().map(|field| field.name.as_str());
+                Err(with_suggestion(error, name, names.chain(["output", "scratch", "threads"]), "the names are"))
+            }
+        })?);
+    }
+    Ok(rendered)
+}
+
+fn plain_text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn kinds_that_provide(kinds: &Kinds<'_>, form: Form) -> Vec<String> {
+    let provides = |name: &String| {
+        kinds.read_kind(name).ok().flatten().is_some_and(|kind| kind.manifest.provides == Some(form))
+    };
+    kinds.names().into_iter().filter(provides).collect()
+}
+
+fn loop_error(graph: &DiGraph<Node, ()>, stages: &[NodeIndex], places: &Places) -> Error {
+    let names: Vec<&str> = stages.iter().chain(stages.first()).map(|node| graph[*node].name.as_str()).collect();
+    let message = match &names[..] {
+        [one, _] => format!("stage `{one}` waits for itself"),
+        names => format!("the stages wait for each other in a loop: {}", names.join(" → ")),
+    };
+    // The first of them waits for the second (or for itself) because of what is written here.
+    let edge = stages.first().map(|first| (*stages.get(1).unwrap_or(first), *first));
+    match edge.and_then(|edge| places.get(&edge)) {
+        Some(place) => place.error(message, format!("`{}` waits for `{}`", names[0], names[1])),
+        None => Error::invalid(message),
+    }
+}
