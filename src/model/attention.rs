@@ -87,8 +87,7 @@ impl AttentionBlock {
         self.k.backward((&normed, k_inner.as_ref()), &dk, place.pass, gradients, &dnormed, true)?;
         self.v.backward((&normed, v_inner.as_ref()), &dv, place.pass, gradients, &dnormed, true)?;
         let weight = &self.norm;
-        let dweight =
-            ops::rms_norm_backward(x, &weight.value, place.epsilon, &dnormed, dx, weight.is_trained())?;
+        let dweight = ops::rms_norm_backward(x, &weight.value, place.epsilon, &dnormed, dx, weight.is_trained())?;
         dweight.map_or(Ok(()), |dweight| gradients.add(weight, &dweight))
     }
 }

@@ -69,7 +69,8 @@ impl Config {
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
         if !path.exists() {
-            let error = Error::invalid(format!("{} is not a model folder: it has no config.json", folder.display()));
+            let error =
+                Error::invalid(format!("{} is not a model folder: it has no config.json", folder.display()));
             return Err(if folder.join("adapter_config.json").exists() {
                 error.hint("this is a LoRA adapter without its base model: merge it first (`use = \"merge\"`)")
             } else {
@@ -221,9 +222,8 @@ mod tests {
         let message = |change: &dyn Fn(&mut serde_json::Value)| open(change).unwrap_err().one_line();
         let llama = message(&|value| value["architectures"] = serde_json::json!(["LlamaForCausalLM"]));
         assert!(
-            llama.ends_with(
-                "the architecture is [\"LlamaForCausalLM\"], but only MixtralForCausalLM is known here"
-            ),
+            llama
+                .ends_with("the architecture is [\"LlamaForCausalLM\"], but only MixtralForCausalLM is known here"),
             "{llama}"
         );
         assert!(message(&|value| value["num_experts_per_tok"] = 3.into()).contains("there are 2 experts"));

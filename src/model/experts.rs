@@ -98,8 +98,7 @@ impl ExpertBlock {
             ops::add_rows(&dnormed, &routing.token_of_row[rows], &dx)?;
         }
         let weight = &self.norm;
-        let dweight =
-            ops::rms_norm_backward(x, &weight.value, place.epsilon, &dnormed, dx, weight.is_trained())?;
+        let dweight = ops::rms_norm_backward(x, &weight.value, place.epsilon, &dnormed, dx, weight.is_trained())?;
         dweight.map_or(Ok(()), |dweight| gradients.add(weight, &dweight))
     }
 }

@@ -65,7 +65,9 @@ impl Batch {
         }
         let labels = sequences
             .iter()
-            .flat_map(|ids| ids[1..].iter().map(|&id| if counts(id) { i64::from(id) } else { IGNORED }).chain([IGNORED]))
+            .flat_map(|ids| {
+                ids[1..].iter().map(|&id| if counts(id) { i64::from(id) } else { IGNORED }).chain([IGNORED])
+            })
             .collect();
         Ok(Self { ids: sequences.concat(), labels, length })
     }
@@ -128,8 +130,9 @@ impl Mixtral {
             Ok(Parameter::frozen(name, value))
         };
         let (width, inner) = (config.hidden_size, config.intermediate_size);
-        let linear =
-            |name: String, out: usize, input: usize| -> Result<Linear> { Ok(Linear::new(load(name, &[out, input])?)) };
+        let linear = |name: String, out: usize, input: usize| -> Result<Linear> {
+            Ok(Linear::new(load(name, &[out, input])?))
+        };
         let queries = config.num_attention_heads * config.head_dim;
         let keys = config.num_key_value_heads * config.head_dim;
         let layers = (0..config.num_hidden_layers)

@@ -15,3 +15,9 @@ pub use linear::{Linear, Lora, Pass};
 pub use mixtral::{Batch, KeyValueCache, Mixtral};
 pub use ops::{IGNORED, Loss};
 pub use parameter::{Gradients, Parameter};
+
+/// A tiny model folder, for the tests of other rooms.
+#[cfg(test)]
+pub mod fixture {
+    pub use super::mixtral::tests::{tiny_config, write_model};
+}

@@ -2,6 +2,7 @@
 
 mod command;
 pub mod inputs;
+mod train;
 mod work;
 
 use schemars::{JsonSchema, Schema};
@@ -66,7 +67,9 @@ macro_rules! kinds {
     };
 }
 
-kinds! {}
+kinds! {
+    train::Train => "train.toml",
+}
 
 /// The built-in kind of that name.
 pub fn kind(name: &str) -> Option<&'static Kind> {

@@ -1,1 +1,22 @@
-//! Data order, optimiser, schedule, loop, checkpoints, TensorBoard.
+//! Training: data order, optimiser, schedule, loop, checkpoints, TensorBoard.
+//!
+//! A run is a function of its settings, its data and its seed. Every random number is a function of the seed and of
+//! where it is used ([`crate::model::ops::Stream`]), so a checkpoint needs no generator's state, and a run that was
+//! killed and continued gives the bytes of one that was not.
+
+mod checkpoint;
+mod mix;
+mod optimiser;
+mod permutation;
+mod record;
+mod run;
+mod schedule;
+pub mod tensorboard;
+
+pub use checkpoint::Checkpoints;
+pub use mix::Mix;
+pub use optimiser::{Adam, AdamW};
+pub use permutation::Permutation;
+pub use record::{Record, Records};
+pub use run::{Host, Plan, Report, Settings, Validation, train};
+pub use schedule::{Schedule, Scheduler};

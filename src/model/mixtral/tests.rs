@@ -135,7 +135,11 @@ fn logits_loss_and_gradients_are_those_of_transformers() {
             let dot = |a: &[f32]| gradient.iter().zip(a).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
             let square = case["gradients"][name][0].as_f64().unwrap();
             let along = case["gradients"][name][1].as_f64().unwrap();
-            assert!((dot(&gradient) - square).abs() <= 1e-4 * square + 1e-12, "{name}: {} {square}", dot(&gradient));
+            assert!(
+                (dot(&gradient) - square).abs() <= 1e-4 * square + 1e-12,
+                "{name}: {} {square}",
+                dot(&gradient)
+            );
             assert!((dot(&probe) - along).abs() <= 1e-3 * square.sqrt() + 1e-9, "{name}: {} {along}", dot(&probe));
         }
     }
@@ -168,7 +172,11 @@ fn gradients_with_adapters_dropout_and_noise_are_the_derivatives() {
             };
             let numeric = (at(2e-3) - at(-2e-3)) / 4e-3;
             let ours = f64::from(flat(&analytic)[i]);
-            assert!((numeric - ours).abs() < 3e-3 * (1.0 + numeric.abs()), "{}[{i}]: {ours} {numeric}", parameter.name);
+            assert!(
+                (numeric - ours).abs() < 3e-3 * (1.0 + numeric.abs()),
+                "{}[{i}]: {ours} {numeric}",
+                parameter.name
+            );
         }
     }
 }

@@ -85,8 +85,8 @@ impl Attention {
             for head in 0..shape.heads {
                 let at = (sequence * shape.queries + first) * wide + head * width;
                 let q = Matrix::rows(&q[at..], rows.len(), width, wide);
-                let at = (sequence * shape.keys + seen.start) * narrow
-                    + head / (shape.heads / shape.kv_heads) * width;
+                let at =
+                    (sequence * shape.keys + seen.start) * narrow + head / (shape.heads / shape.kv_heads) * width;
                 let k = Matrix::rows(&k[at..], seen.len(), width, narrow);
                 let v = Matrix::rows(&v[at..], seen.len(), width, narrow);
                 q.multiply(k.transposed(), shape.scale(), scores, seen.len(), false, Parallelism::None);
@@ -258,8 +258,7 @@ mod tests {
     }
 
     fn shapes() -> [Shape; 4] {
-        let shape =
-            Shape { sequences: 2, queries: 9, keys: 9, heads: 4, kv_heads: 2, width: 6, window: None };
+        let shape = Shape { sequences: 2, queries: 9, keys: 9, heads: 4, kv_heads: 2, width: 6, window: None };
         [
             shape,
             Shape { window: Some(3), ..shape },

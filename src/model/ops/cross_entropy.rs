@@ -37,7 +37,8 @@ pub fn cross_entropy(logits: &Tensor, labels: &[i64], scale: Option<f32>) -> Res
     if labels.len() != positions {
         return Err(Error::new(format!("{} labels for {positions} positions", labels.len())));
     }
-    if let Some(label) = labels.iter().find(|&&label| label != IGNORED && !(0..vocabulary as i64).contains(&label)) {
+    if let Some(label) = labels.iter().find(|&&label| label != IGNORED && !(0..vocabulary as i64).contains(&label))
+    {
         return Err(Error::invalid(format!("label {label} is outside the vocabulary of {vocabulary}"))
             .hint("the data was encoded with another tokenizer than this model's"));
     }
@@ -47,15 +48,12 @@ pub fn cross_entropy(logits: &Tensor, labels: &[i64], scale: Option<f32>) -> Res
             logits.par_chunks(vocabulary).zip(labels).map(|(row, &label)| row_loss(row, label)).collect()
         }
         Some(scale) => {
-            let losses = std::sync::Mutex::new(Vec::new());
+            let mut losses = Vec::new();
             modify(logits, |logits| {
                 let rows = logits.par_chunks_mut(vocabulary).zip(labels);
-                let found = rows.map(|(row, &label)| row_gradient(row, label, scale)).collect();
-                if let Ok(mut losses) = losses.lock() {
-                    *losses = found;
-                }
+                losses = rows.map(|(row, &label)| row_gradient(row, label, scale)).collect();
             })?;
-            losses.into_inner().unwrap_or_default()
+            losses
         }
     };
     let count = labels.iter().filter(|&&label| label != IGNORED).count() as u64;

@@ -220,7 +220,9 @@ mod tests {
     #[test]
     fn shapes_that_do_not_fit_are_an_error() {
         assert!(product((&numbers((2, 3), 1), false), (&numbers((2, 3), 1), false)).is_err());
-        assert!(add_product(&numbers((2, 2), 1), 1.0, true, (&numbers((2, 3), 1), false), (&numbers((3, 3), 1), false))
-            .is_err());
+        assert!(
+            add_product(&numbers((2, 2), 1), 1.0, true, (&numbers((2, 3), 1), false), (&numbers((3, 3), 1), false))
+                .is_err()
+        );
     }
 }

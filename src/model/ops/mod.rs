@@ -25,6 +25,7 @@ pub use routing::Routing;
 pub use rows::{add_rows, gather_rows};
 pub use swiglu::{swiglu, swiglu_backward};
 
+use std::cell::Cell;
 use std::ops::{Deref, Range};
 
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Storage, StorageRef, Tensor};
@@ -63,23 +64,23 @@ impl Deref for View<'_> {
 }
 
 /// Lets `change` alter the values of a contiguous float32 tensor in place; every tensor that shares its storage sees it.
-pub fn modify(tensor: &Tensor, change: impl Fn(&mut [f32])) -> Result<()> {
-    struct Modify<F>(F);
-    impl<F: Fn(&mut [f32])> InplaceOp1 for Modify<F> {
+pub fn modify(tensor: &Tensor, change: impl FnOnce(&mut [f32])) -> Result<()> {
+    struct Modify<F>(Cell<Option<F>>);
+    impl<F: FnOnce(&mut [f32])> InplaceOp1 for Modify<F> {
         fn name(&self) -> &'static str {
             "modify"
         }
         fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-            match (storage, layout.contiguous_offsets()) {
-                (CpuStorage::F32(values), Some((start, end))) => {
-                    (self.0)(&mut values[start..end]);
+            match (storage, layout.contiguous_offsets(), self.0.take()) {
+                (CpuStorage::F32(values), Some((start, end)), Some(change)) => {
+                    change(&mut values[start..end]);
                     Ok(())
                 }
                 _ => candle_core::bail!("only a contiguous float32 tensor can be changed in place"),
             }
         }
     }
-    Ok(tensor.inplace_op1(&Modify(change))?)
+    Ok(tensor.inplace_op1(&Modify(Cell::new(Some(change))))?)
 }
 
 /// A tensor of these values, which are moved, not copied.
@@ -90,7 +91,7 @@ pub fn tensor(values: Vec<f32>, shape: impl Into<candle_core::Shape>) -> Result<
 /// Runs a loop in the form compiled for AVX2 where the processor has it. No reassociation, no fused multiply-add: the
 /// bits are those of the plain form.
 #[inline(always)]
-fn vectorised<R>(body: impl FnOnce() -> R) -> R {
+pub fn vectorised<R>(body: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2")]
@@ -129,6 +130,11 @@ fn sum(count: usize, term: impl Fn(usize) -> f32) -> f32 {
         width /= 2;
     }
     lanes[0]
+}
+
+/// Σ values².
+pub fn square_sum(values: &[f32]) -> f32 {
+    vectorised(|| dot(values, values))
 }
 
 #[inline(always)]

@@ -154,11 +154,8 @@ mod tests {
 
     fn logits() -> Tensor {
         // Far enough apart that a finite difference does not change the choice.
-        tensor(
-            vec![0.3, 0.1, -0.4, 0.9, -1.0, 0.8, 0.2, 0.5, 0.0, -0.1, 0.7, 0.6, -0.2, -0.5, -0.3, 2.0],
-            (4, 4),
-        )
-        .unwrap()
+        tensor(vec![0.3, 0.1, -0.4, 0.9, -1.0, 0.8, 0.2, 0.5, 0.0, -0.1, 0.7, 0.6, -0.2, -0.5, -0.3, 2.0], (4, 4))
+            .unwrap()
     }
 
     #[test]

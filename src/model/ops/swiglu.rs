@@ -44,7 +44,8 @@ pub fn swiglu_backward(a: &Tensor, b: &Tensor, dy: &Tensor) -> Result<(Tensor, T
         .for_each(|(((((y, da), db), a), b), dy)| {
             vectorised(|| {
                 let count = y.len();
-                let (da, db, a, b, dy) = (&mut da[..count], &mut db[..count], &a[..count], &b[..count], &dy[..count]);
+                let (da, db, a, b, dy) =
+                    (&mut da[..count], &mut db[..count], &a[..count], &b[..count], &dy[..count]);
                 for i in 0..count {
                     let sigma = sigmoid(a[i]);
                     let silu = a[i] * sigma;

@@ -1,0 +1,420 @@
+//! `train`: continues a model's training on a mix of encoded datasets.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Instant;
+
+use candle_core::Device;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Dataset, Input, Progress, Share, Stage, Work};
+use crate::corpus::Blocks;
+use crate::error::{Context, Error, Result, nearest};
+use crate::events::Unit;
+use crate::model::Mixtral;
+use crate::training::{self, Adam, Host, Mix, Report, Scheduler, Settings, Validation, tensorboard};
+use crate::weights::adapter::{self, AdapterConfig};
+use crate::weights::rewrite::{Companions, Sharing, share_companions};
+
+/// The split that is trained on, and the one whose loss is watched, as in the original project.
+const TRAIN: &str = "train";
+const DEV: &str = "dev";
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Train {
+    /// The model to train, with its tokenizer.
+    model: Input,
+    /// What to train on: the `train` split of each dataset.
+    mix: Vec<Share>,
+    /// Whose loss is watched: the `dev` split of each dataset.
+    valid: Vec<Dataset>,
+    method: Method,
+    quantization: Quantization,
+    dtype: Dtype,
+    recipe: Recipe,
+    learning_rate: f64,
+    scheduler: Scheduler,
+    /// The part of all steps in which the learning rate rises from 0.
+    warmup_ratio: f64,
+    /// Passes over the mix.
+    epochs: f64,
+    /// Steps in all, in place of `epochs`.
+    max_steps: Option<u64>,
+    /// Blocks of a micro-batch.
+    batch_size: usize,
+    /// Micro-batches of a step.
+    gradient_accumulation_steps: usize,
+    weight_decay: f64,
+    beta1: f64,
+    beta2: f64,
+    epsilon: f64,
+    /// Gradients are scaled down to this norm; 0: not at all.
+    max_grad_norm: f64,
+    /// Strength of the noise on the embeddings (NEFTune); 0: none.
+    neftune_alpha: f64,
+    /// Steps between evaluations; 0: only before the first step and after the last.
+    evaluation_steps: u64,
+    /// Steps between checkpoints; 0: only when interrupted.
+    checkpoint_steps: u64,
+    /// Checkpoints that are kept, the newest.
+    keep_checkpoints: usize,
+    /// Layers keep only their inputs and run again on the way back.
+    gradient_checkpointing: bool,
+    seed: u64,
+    /// Of `method = "lora"`.
+    lora: LoraSettings,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum Method {
+    /// Low-rank adapters beside frozen weights; gives a PEFT adapter.
+    Lora,
+    /// Every weight; gives a model folder.
+    Full,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum Quantization {
+    None,
+    /// Frozen weights as 4-bit NormalFloat.
+    Nf4,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum Dtype {
+    Float32,
+    Bfloat16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum Recipe {
+    /// Every next token counts.
+    Clean,
+    /// `</s>` never counts: it was the padding token of the published run.
+    AsPublished,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct LoraSettings {
+    rank: usize,
+    /// The adapter's factor is alpha / rank.
+    alpha: f64,
+    /// Probability that a value of an adapter's input is dropped.
+    dropout: f64,
+    /// Linear layers that get an adapter, by the end of their names.
+    target_modules: Vec<String>,
+    /// Modules that are trained whole, by the end of their names.
+    modules_to_save: Vec<String>,
+}
+
+impl Stage for Train {
+    const KIND: &'static str = "train";
+    const REVISION: u32 = 1;
+
+    fn run(&self, work: &mut Work) -> Result<()> {
+        self.check()?;
+        let mix = self.open_mix()?;
+        let validation = self.open_validation()?;
+        let mut model = Mixtral::open(self.model.path(), &Device::Cpu)?;
+        self.choose_weights(&mut model)?;
+        let settings = self.settings(&model);
+        let plan = training::Plan::new(&mix, &settings)?;
+        let trained: usize = model.trained().iter().map(|parameter| parameter.value.elem_count()).sum();
+        work.info(format!(
+            "{} steps, {} tokens, {trained} trained parameters in {} tensors",
+            plan.steps,
+            plan.tokens,
+            model.trained().len()
+        ));
+        let longest = model.config().max_position_embeddings;
+        if mix.sequence_length() > longest {
+            work.warn(format!(
+                "blocks of {} tokens are longer than the model's {longest} positions",
+                mix.sequence_length()
+            ));
+        }
+
+        let progress = work.progress("training", Some(plan.steps), Unit::Steps);
+        let started = Instant::now();
+        let host = WorkHost { work, progress };
+        let report = training::train(&model, &mix, &validation, &settings, work.scratch(), &host)?;
+        host.progress.finish();
+        let seconds = started.elapsed().as_secs_f64();
+
+        self.write(&model, work.output())?;
+        write_records(&report, work.output())?;
+        work.metric("steps", plan.steps);
+        work.metric("tokens", plan.tokens);
+        work.metric("trained_parameters", trained);
+        if let (Some(first), Some(last)) = (report.records.losses().next(), report.records.losses().next_back()) {
+            work.metric("loss_first", first);
+            work.metric("loss_last", last);
+        }
+        let evaluations = report.records.evaluations();
+        if let Some((_, losses)) = evaluations.last() {
+            let before = report.records.evaluations().next().map(|(_, losses)| losses);
+            for (name, loss) in losses {
+                work.metric(format!("validation_loss_{name}"), *loss);
+                if let Some(before) = before.and_then(|losses| losses.get(name)) {
+                    work.metric(format!("validation_loss_before_{name}"), *before);
+                }
+            }
+        }
+        let made = plan.tokens as f64 * (plan.steps - report.resumed_at) as f64 / plan.steps as f64;
+        work.metric("tokens_per_second", (made / seconds).round());
+        Ok(())
+    }
+}
+
+/// A stage's surroundings as the training sees them.
+struct WorkHost<'a> {
+    work: &'a Work,
+    progress: Progress,
+}
+
+impl Host for WorkHost<'_> {
+    fn check(&self) -> Result<()> {
+        self.work.check()
+    }
+    fn step(&self, done: u64) {
+        self.progress.set(done);
+    }
+    fn info(&self, text: String) {
+        self.work.info(text);
+    }
+    fn warn(&self, text: String) {
+        self.work.warn(text);
+    }
+}
+
+impl Train {
+    /// Numbers that no run can have.
+    fn check(&self) -> Result<()> {
+        let wrong = |name: &str, value: f64, what: &str| {
+            Err(Error::invalid(format!("`{name}` is {value}; it must be {what}")))
+        };
+        for (name, value) in [
+            ("learning_rate", self.learning_rate),
+            ("epochs", self.epochs),
+            ("weight_decay", self.weight_decay),
+            ("max_grad_norm", self.max_grad_norm),
+            ("neftune_alpha", self.neftune_alpha),
+            ("lora.alpha", self.lora.alpha),
+        ] {
+            if !(value >= 0.0 && value.is_finite()) {
+                return wrong(name, value, "at least 0");
+            }
+        }
+        if self.epsilon.is_nan() || self.epsilon <= 0.0 {
+            return wrong("epsilon", self.epsilon, "above 0");
+        }
+        if !(0.0..=1.0).contains(&self.warmup_ratio) {
+            return wrong("warmup_ratio", self.warmup_ratio, "between 0 and 1");
+        }
+        for (name, value) in [("beta1", self.beta1), ("beta2", self.beta2), ("lora.dropout", self.lora.dropout)] {
+            if !(0.0..1.0).contains(&value) {
+                return wrong(name, value, "at least 0 and below 1");
+            }
+        }
+        if self.lora.rank == 0 {
+            return wrong("lora.rank", 0.0, "at least 1");
+        }
+        if self.dtype == Dtype::Bfloat16 {
+            return Err(Error::invalid("training in bfloat16 is not built yet").hint("set `dtype = \"float32\"`"));
+        }
+        if self.quantization == Quantization::Nf4 {
+            return Err(
+                Error::invalid("training on NF4 weights is not built yet").hint("set `quantization = \"none\"`")
+            );
+        }
+        Ok(())
+    }
+
+    fn open_mix(&self) -> Result<Mix> {
+        let open = |share: &Share| {
+            let blocks = open_split(&share.dataset, TRAIN)?;
+            Ok((share.dataset.name.clone(), blocks, share.ratio))
+        };
+        Mix::new(self.mix.iter().map(open).collect::<Result<_>>()?)
+    }
+
+    fn open_validation(&self) -> Result<Vec<Validation>> {
+        let open = |dataset: &Dataset| {
+            let blocks = open_split(dataset, DEV)?;
+            if blocks.is_empty() {
+                return Err(Error::invalid(format!("the validation set of {} has no token blocks", dataset.name))
+                    .hint("its split is shorter than one block: change the split's ratio or the sequence length"));
+            }
+            Ok(Validation { name: dataset.name.clone(), blocks })
+        };
+        self.valid.iter().map(open).collect()
+    }
+
+    fn settings(&self, model: &Mixtral) -> Settings {
+        Settings {
+            epochs: self.epochs,
+            max_steps: self.max_steps,
+            batch_size: self.batch_size,
+            gradient_accumulation_steps: self.gradient_accumulation_steps,
+            learning_rate: self.learning_rate,
+            scheduler: self.scheduler,
+            warmup_ratio: self.warmup_ratio,
+            adam: Adam {
+                beta1: self.beta1,
+                beta2: self.beta2,
+                epsilon: self.epsilon,
+                weight_decay: self.weight_decay,
+            },
+            max_grad_norm: self.max_grad_norm,
+            evaluation_steps: self.evaluation_steps,
+            checkpoint_steps: self.checkpoint_steps,
+            keep_checkpoints: self.keep_checkpoints,
+            seed: self.seed,
+            neftune_alpha: self.neftune_alpha,
+            gradient_checkpointing: self.gradient_checkpointing,
+            ignored: match self.recipe {
+                Recipe::Clean => None,
+                Recipe::AsPublished => model.config().eos_token_id,
+            },
+        }
+    }
+
+    /// Adds the adapters, and says which weights are trained.
+    fn choose_weights(&self, model: &mut Mixtral) -> Result<()> {
+        if self.method == Method::Full {
+            model.train_only(|_| true);
+            return Ok(());
+        }
+        let LoraSettings { rank, alpha, dropout, target_modules, modules_to_save } = &self.lora;
+        let linears = model.linear_modules();
+        let others = ["model.embed_tokens".to_owned(), "lm_head".to_owned(), "model.norm".to_owned()];
+        for target in target_modules {
+            if ends_in("lm_head", target) || ends_in("model.embed_tokens", target) {
+                return Err(Error::invalid(format!("`lora.target_modules`: `{target}` cannot have an adapter"))
+                    .hint(format!("put `{target}` in `lora.modules_to_save`, which trains it whole")));
+            }
+            known("lora.target_modules", target, &linears)?;
+        }
+        for module in modules_to_save {
+            known("lora.modules_to_save", module, linears.iter().chain(&others))?;
+            if target_modules.contains(module) {
+                return Err(Error::invalid(format!("`{module}` can't be trained whole and have an adapter")));
+            }
+        }
+        let adapted = |module: &str| target_modules.iter().any(|target| ends_in(module, target));
+        model.add_adapters(*rank, *alpha, *dropout, self.seed, adapted)?;
+        model.train_only(|name| {
+            let whole = modules_to_save.iter().any(|module| ends_in(name.trim_end_matches(".weight"), module));
+            whole || name.ends_with(".lora_A.weight") || name.ends_with(".lora_B.weight")
+        });
+        Ok(())
+    }
+
+    /// The model folder, or the adapter.
+    fn write(&self, model: &Mixtral, output: &Path) -> Result<()> {
+        match self.method {
+            Method::Full => {
+                let tensors: BTreeMap<_, _> =
+                    model.parameters().iter().map(|p| (p.name.clone(), p.value.clone())).collect();
+                share_companions(self.model.path(), output, Sharing::of(&self.model.from), Companions::All)?;
+                name_dtype(output)?;
+                crate::weights::save(output, &tensors, crate::weights::MAX_SHARD_BYTES)
+            }
+            Method::Lora => {
+                let tensors: BTreeMap<_, _> = model
+                    .trained()
+                    .iter()
+                    .map(|p| (format!("{}{}", adapter::PREFIX, p.name), p.value.clone()))
+                    .collect();
+                let LoraSettings { rank, alpha, dropout, target_modules, modules_to_save } = self.lora.clone();
+                let config = AdapterConfig {
+                    base_model_name_or_path: None,
+                    r: rank,
+                    lora_alpha: alpha,
+                    lora_dropout: dropout,
+                    target_modules,
+                    modules_to_save,
+                    use_rslora: false,
+                    rank_pattern: Default::default(),
+                    alpha_pattern: Default::default(),
+                };
+                adapter::save(output, &config, &tensors)
+            }
+        }
+    }
+}
+
+/// Whether `name` is `end` or ends in `.end`: how PEFT matches modules.
+fn ends_in(name: &str, end: &str) -> bool {
+    name.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+/// That at least one module has this name.
+fn known<'a>(parameter: &str, name: &str, modules: impl IntoIterator<Item = &'a String>) -> Result<()> {
+    let mut ends = BTreeSet::new();
+    for module in modules {
+        if ends_in(module, name) {
+            return Ok(());
+        }
+        ends.insert(module.rsplit('.').next().unwrap_or(module));
+    }
+    let error = Error::invalid(format!("`{parameter}`: the model has no module `{name}`"));
+    let all = ends.iter().copied().collect::<Vec<_>>().join(", ");
+    Err(match nearest(name, ends) {
+        Some(near) => error.hint(format!("did you mean `{near}`?")),
+        None => error.hint(format!("there are {all}")),
+    })
+}
+
+/// The token blocks of a dataset's split.
+fn open_split(dataset: &Dataset, split: &str) -> Result<Blocks> {
+    let path = dataset.path.as_ref().ok_or_else(|| {
+        Error::invalid(format!("the dataset {} is not encoded", dataset.name))
+            .hint("add an `encode` stage for it to the pipeline")
+    })?;
+    let folder = dataset.encoded.get(split).ok_or_else(|| {
+        let splits = dataset.encoded.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        Error::invalid(format!("the dataset {} has no split `{split}`", dataset.name))
+            .hint(format!("its splits in datasets.toml are {splits}"))
+    })?;
+    Blocks::open(&path.join(folder)).context(|| format!("cannot open the dataset {}", dataset.name))
+}
+
+/// `metrics.jsonl`, and the same figures as a TensorBoard event file.
+fn write_records(report: &Report, output: &Path) -> Result<()> {
+    let board = output.join("tensorboard");
+    std::fs::create_dir(&board).context(|| format!("cannot create {}", board.display()))?;
+    for (path, text) in [
+        (output.join("metrics.jsonl"), report.records.to_jsonl()?.into_bytes()),
+        (board.join(tensorboard::FILE), tensorboard::events(&report.records)),
+    ] {
+        std::fs::write(&path, text).context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Names the type of the weights in `config.json`: training makes float32 of whatever it was given.
+fn name_dtype(folder: &Path) -> Result<()> {
+    let path = folder.join("config.json");
+    let text = std::fs::read(&path).context(|| format!("cannot read {}", path.display()))?;
+    let mut config: Value = serde_json::from_slice(&text).context(|| format!("cannot read {}", path.display()))?;
+    let named = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
+    if config.get(named).is_some_and(|dtype| dtype == "float32") {
+        return Ok(());
+    }
+    config[named] = "float32".into();
+    // A new file: the old one may be a link to the model's own.
+    crate::files::write_atomic(&path, format!("{config:#}\n").as_bytes())
+        .context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests;

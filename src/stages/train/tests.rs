@@ -1,0 +1,160 @@
+//! The stage from its parameters to its artifact.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::*;
+use crate::corpus::BlockWriter;
+use crate::model::fixture::{tiny_config, write_model};
+use crate::weights::Checkpoint;
+use crate::weights::adapter::Adapter;
+
+struct Fixture(TempDir);
+
+impl Fixture {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir(at("model")).unwrap();
+        write_model(&at("model"), &tiny_config());
+        std::fs::write(at("model/tokenizer_config.json"), "{}").unwrap();
+        for (split, rows) in [("train", 30), ("dev", 3)] {
+            let mut writer = BlockWriter::create(&at(&format!("encoded-toy-{split}")), 10).unwrap();
+            for row in 0..rows {
+                writer.push(&(0..10).map(|i| (row + i) % 40).collect::<Vec<u32>>()).unwrap();
+            }
+            writer.finish().unwrap();
+        }
+        Self(folder)
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// The shipped defaults with these changes.
+    fn parameters(&self, changes: Value) -> Value {
+        let manifest: toml::Table = toml::from_str(include_str!("../../../stages/train.toml")).unwrap();
+        let mut parameters = serde_json::to_value(&manifest["parameters"]).unwrap();
+        let dataset = json!({
+            "name": "toy", "form": "encoded", "path": self.0.path(), "doc": {},
+            "encoded": {"train": "encoded-toy-train", "dev": "encoded-toy-dev"},
+            "source": {"repo": null, "revision": null, "include": [], "exclude": [], "urls": [], "task": null}
+        });
+        parameters["model"] = json!({"from": "@expand", "path": self.path("model")});
+        parameters["mix"] = json!([{"ratio": 1.0, "dataset": dataset}]);
+        parameters["valid"] = json!([dataset]);
+        parameters["max_steps"] = 4.into();
+        parameters["batch_size"] = 2.into();
+        parameters["learning_rate"] = 1e-3.into();
+        for (name, value) in changes.as_object().unwrap() {
+            match value {
+                Value::Object(group) => group.iter().for_each(|(key, v)| parameters[name][key] = v.clone()),
+                _ => parameters[name] = value.clone(),
+            }
+        }
+        parameters
+    }
+
+    fn run(&self, name: &str, changes: Value) -> Result<std::path::PathBuf> {
+        let (output, scratch) = (self.path(name), self.path(&format!("{name}-scratch")));
+        for folder in [&output, &scratch] {
+            std::fs::create_dir(folder).unwrap();
+        }
+        let mut work = Work::new(output.clone(), scratch, 1, Box::new(std::io::sink()), Arc::default());
+        crate::stages::kind("train").unwrap().run(self.parameters(changes), &mut work)?;
+        Ok(output)
+    }
+}
+
+fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut all: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file())
+        .map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(&path).unwrap()))
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn lora_gives_an_adapter_as_peft_names_it() {
+    let fixture = Fixture::new();
+    let changes = json!({"lora": {"rank": 4, "alpha": 8.0}});
+    let output = fixture.run("adapter", changes.clone()).unwrap();
+    let adapter = Adapter::open(&output).unwrap();
+    // A and B of 4 + 4·3 linear layers in 3 layers, embedding and head.
+    assert_eq!(adapter.names().len(), 3 * 16 * 2 + 2);
+    let name = "base_model.model.model.layers.2.block_sparse_moe.experts.3.w2.lora_A.weight";
+    assert_eq!(adapter.shape(name).unwrap(), [4, 24]);
+    let embedding = adapter.tensor("base_model.model.model.embed_tokens.weight", &Device::Cpu).unwrap();
+    let base = Checkpoint::open(&fixture.path("model")).unwrap();
+    let before = base.tensor("model.embed_tokens.weight", &Device::Cpu).unwrap();
+    assert_ne!(embedding.to_vec2::<f32>().unwrap(), before.to_vec2::<f32>().unwrap());
+    let names: Vec<String> = files(&output).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["adapter_config.json", "adapter_model.safetensors", "metrics.jsonl"]);
+    let metrics = std::fs::read_to_string(output.join("metrics.jsonl")).unwrap();
+    let lines: Vec<Value> = metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 4 + 2);
+    assert_eq!(lines[1]["learning_rate"], 0.0);
+    assert!(lines[0]["validation"]["toy"].as_f64().unwrap() > lines[5]["validation"]["toy"].as_f64().unwrap());
+    let again = fixture.run("again", changes).unwrap();
+    assert!(files(&output) == files(&again));
+    assert!(files(&output.join("tensorboard")) == files(&again.join("tensorboard")));
+}
+
+#[test]
+fn full_gives_a_model_folder() {
+    let fixture = Fixture::new();
+    let output = fixture.run("full", json!({"method": "full"})).unwrap();
+    Mixtral::open(&output, &Device::Cpu).unwrap();
+    let names: Vec<String> = files(&output).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["config.json", "metrics.jsonl", "model.safetensors", "tokenizer_config.json"]);
+}
+
+#[test]
+fn the_end_token_counts_unless_as_published() {
+    let fixture = Fixture::new();
+    let path = fixture.path("model/config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["eos_token_id"] = 5.into();
+    std::fs::write(&path, config.to_string()).unwrap();
+    let clean = fixture.run("clean", json!({})).unwrap();
+    let published = fixture.run("published", json!({"recipe": "as-published"})).unwrap();
+    assert!(files(&clean) != files(&published));
+}
+
+#[test]
+fn wrong_parameters_are_named() {
+    let fixture = Fixture::new();
+    for (number, (changes, message, hint)) in [
+        (
+            json!({"lora": {"target_modules": ["q_porj"]}}),
+            "`lora.target_modules`: the model has no module `q_porj`",
+            "did you mean `q_proj`?",
+        ),
+        (
+            json!({"lora": {"target_modules": ["lm_head"]}}),
+            "`lora.target_modules`: `lm_head` cannot have an adapter",
+            "put `lm_head` in `lora.modules_to_save`, which trains it whole",
+        ),
+        (json!({"warmup_ratio": 1.5}), "`warmup_ratio` is 1.5; it must be between 0 and 1", ""),
+        (json!({"lora": {"rank": 0}}), "`lora.rank` is 0; it must be at least 1", ""),
+        (json!({"dtype": "bfloat16"}), "training in bfloat16 is not built yet", "set `dtype = \"float32\"`"),
+        (
+            json!({"batch_size": 100}),
+            "the mix has 30 blocks, fewer than one step takes (100)",
+            "lower `batch_size` or `gradient_accumulation_steps`, or raise the ratios of the mix",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let error = fixture.run(&format!("wrong{number}"), changes).unwrap_err();
+        assert_eq!((error.message(), error.advice().unwrap_or_default()), (message, hint));
+    }
+}

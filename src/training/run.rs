@@ -1,0 +1,310 @@
+//! The training loop.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::checkpoint::Checkpoints;
+use super::optimiser::{Adam, AdamW, clipping, global_norm};
+use super::{Mix, Record, Records, Schedule, Scheduler};
+use crate::corpus::Blocks;
+use crate::error::{Error, Result};
+use crate::model::{Batch, Gradients, Loss, Mixtral, Pass};
+
+/// Everything that a run's course depends on, apart from model and data.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Passes over the mix; a part of one is allowed.
+    pub epochs: f64,
+    /// Steps in all, in place of `epochs`.
+    pub max_steps: Option<u64>,
+    /// Blocks of a micro-batch.
+    pub batch_size: usize,
+    /// Micro-batches of a step.
+    pub gradient_accumulation_steps: usize,
+    pub learning_rate: f64,
+    pub scheduler: Scheduler,
+    pub warmup_ratio: f64,
+    pub adam: Adam,
+    /// 0: no clipping.
+    pub max_grad_norm: f64,
+    /// Steps between evaluations; 0: only before the first step and after the last.
+    pub evaluation_steps: u64,
+    /// Steps between checkpoints; 0: only when interrupted.
+    pub checkpoint_steps: u64,
+    pub keep_checkpoints: usize,
+    pub seed: u64,
+    /// Strength of NEFTune's noise; 0: none.
+    pub neftune_alpha: f64,
+    /// Layers keep only their inputs and run again on the way back. Changes memory and time, no bit of the result.
+    pub gradient_checkpointing: bool,
+    /// A token that is never to be predicted.
+    pub ignored: Option<u32>,
+}
+
+/// A set of token blocks whose loss is watched.
+pub struct Validation {
+    pub name: String,
+    pub blocks: Blocks,
+}
+
+/// Who runs the training: is told how far it is, and may stop it.
+pub trait Host {
+    /// An error ends the run; a checkpoint is saved first.
+    fn check(&self) -> Result<()>;
+    /// `done` steps are made.
+    fn step(&self, done: u64);
+    /// A sentence for the log.
+    fn info(&self, text: String);
+    /// A sentence for the log and for the user.
+    fn warn(&self, text: String);
+}
+
+/// How many steps a run has, known before it starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Whole steps in a pass over the mix; blocks that do not fill one are left out.
+    pub steps_per_epoch: u64,
+    pub steps: u64,
+    pub tokens: u64,
+}
+
+/// What a run leaves beside the weights.
+pub struct Report {
+    pub plan: Plan,
+    pub records: Records,
+    /// Steps that an earlier attempt had made.
+    pub resumed_at: u64,
+}
+
+impl Plan {
+    pub fn new(mix: &Mix, settings: &Settings) -> Result<Self> {
+        let blocks = (settings.batch_size * settings.gradient_accumulation_steps) as u64;
+        if blocks == 0 {
+            return Err(Error::invalid("`batch_size` and `gradient_accumulation_steps` must be at least 1"));
+        }
+        let steps_per_epoch = mix.len() / blocks;
+        if steps_per_epoch == 0 {
+            return Err(Error::invalid(format!(
+                "the mix has {} blocks, fewer than one step takes ({blocks})",
+                mix.len()
+            ))
+            .hint("lower `batch_size` or `gradient_accumulation_steps`, or raise the ratios of the mix"));
+        }
+        let steps = match settings.max_steps {
+            Some(steps) => steps,
+            None => (settings.epochs * steps_per_epoch as f64).ceil() as u64,
+        };
+        if steps == 0 {
+            return Err(Error::invalid("there is not one step to make: `epochs` and `max_steps` must be above 0"));
+        }
+        Ok(Self { steps_per_epoch, steps, tokens: steps * blocks * mix.sequence_length() as u64 })
+    }
+}
+
+/// Trains the model's trained weights, in place. `scratch` keeps checkpoints between attempts: a run that was stopped,
+/// in whatever way, continues from the newest and ends with the same bits.
+pub fn train(
+    model: &Mixtral,
+    mix: &Mix,
+    validation: &[Validation],
+    settings: &Settings,
+    scratch: &Path,
+    host: &dyn Host,
+) -> Result<Report> {
+    let plan = Plan::new(mix, settings)?;
+    let parameters = model.trained();
+    let identity = identity(model, mix, validation, settings, &plan);
+    let checkpoints = Checkpoints::new(scratch.join("checkpoints"), identity, settings.keep_checkpoints)?;
+    let optimiser = AdamW::new(settings.adam, &parameters);
+    let gradients = Gradients::of(&parameters)?;
+    let mut run = Run {
+        model,
+        mix,
+        validation,
+        settings,
+        plan,
+        host,
+        checkpoints,
+        schedule: Schedule::new(settings.scheduler, settings.learning_rate, settings.warmup_ratio, plan.steps),
+        optimiser,
+        gradients,
+        records: Records::default(),
+        step: 0,
+    };
+    let resumed = run.checkpoints.resume(&parameters, &mut run.optimiser, |text| host.warn(text))?;
+    if let Some((step, records)) = resumed {
+        host.info(format!("continuing after step {step} of {}", plan.steps));
+        (run.step, run.records) = (step, records);
+    }
+    let resumed_at = run.step;
+    match run.to_the_end() {
+        Ok(()) => Ok(Report { plan, records: run.records, resumed_at }),
+        Err(error) => {
+            // Nothing is lost by an interruption; a failure would only be repeated from here.
+            if error.is_interruption() && run.step > resumed_at {
+                run.save()?;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// What decides the course of a run. A checkpoint of another one must not be continued.
+fn identity(model: &Mixtral, mix: &Mix, validation: &[Validation], settings: &Settings, plan: &Plan) -> String {
+    let mut hasher = blake3::Hasher::new();
+    // What only changes how the work is done is left out.
+    let settings = Settings { keep_checkpoints: 0, gradient_checkpointing: false, ..settings.clone() };
+    hasher.update(format!("{settings:?}{plan:?}{}", mix.len()).as_bytes());
+    for parameter in model.trained() {
+        hasher.update(format!("{} {:?}\n", parameter.name, parameter.value.dims()).as_bytes());
+    }
+    for set in validation {
+        hasher.update(format!("{} {}\n", set.name, set.blocks.len()).as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+struct Run<'a> {
+    model: &'a Mixtral,
+    mix: &'a Mix,
+    validation: &'a [Validation],
+    settings: &'a Settings,
+    plan: Plan,
+    host: &'a dyn Host,
+    checkpoints: Checkpoints,
+    schedule: Schedule,
+    optimiser: AdamW,
+    gradients: Gradients,
+    records: Records,
+    /// Steps made.
+    step: u64,
+}
+
+impl Run<'_> {
+    fn to_the_end(&mut self) -> Result<()> {
+        loop {
+            self.host.step(self.step);
+            if self.is_due(self.settings.evaluation_steps) || self.step == 0 || self.step == self.plan.steps {
+                self.evaluate()?;
+            }
+            if self.step == self.plan.steps {
+                return Ok(());
+            }
+            if self.step > 0 && self.is_due(self.settings.checkpoint_steps) {
+                self.save()?;
+            }
+            self.one_step()?;
+        }
+    }
+
+    fn is_due(&self, interval: u64) -> bool {
+        interval > 0 && self.step % interval == 0
+    }
+
+    fn save(&self) -> Result<()> {
+        self.checkpoints.save(self.step, &self.model.trained(), &self.optimiser, &self.records)
+    }
+
+    /// The loss of every validation set, unless a resumed run has it already.
+    fn evaluate(&mut self) -> Result<()> {
+        let done = self.records.evaluations().next_back().is_some_and(|(step, _)| step == self.step);
+        if done || self.validation.is_empty() {
+            return Ok(());
+        }
+        let mut losses = BTreeMap::new();
+        for set in self.validation {
+            let mut total = Loss::default();
+            let rows: Vec<usize> = (0..set.blocks.len()).collect();
+            for rows in rows.chunks(self.settings.batch_size) {
+                self.host.check()?;
+                let blocks = rows.iter().map(|&row| set.blocks.row(row)).collect::<Result<Vec<_>>>()?;
+                total += self.model.loss(&self.batch(&blocks)?)?;
+            }
+            if !total.mean().is_finite() {
+                return Err(self.diverged(format!("the loss on {}", set.name), total.mean()));
+            }
+            losses.insert(set.name.clone(), figure(total.mean()));
+        }
+        let described: Vec<String> = losses.iter().map(|(name, loss)| format!("{name} {loss:.4}")).collect();
+        self.host.info(format!("step {}: validation loss {}", self.step, described.join(", ")));
+        self.records.0.push(Record {
+            step: self.step,
+            loss: None,
+            learning_rate: None,
+            gradient_norm: None,
+            validation: Some(losses),
+        });
+        Ok(())
+    }
+
+    fn batch(&self, blocks: &[Vec<u32>]) -> Result<Batch> {
+        Batch::next_tokens(blocks, |id| Some(id) != self.settings.ignored)
+    }
+
+    fn one_step(&mut self) -> Result<()> {
+        let Settings { batch_size, gradient_accumulation_steps, .. } = *self.settings;
+        let (epoch, within) = (self.step / self.plan.steps_per_epoch, self.step % self.plan.steps_per_epoch);
+        let order = self.mix.order(self.settings.seed, epoch);
+        self.gradients.clear();
+        let mut mean = 0.0;
+        for micro in 0..gradient_accumulation_steps {
+            self.host.check()?;
+            let first = (within * gradient_accumulation_steps as u64 + micro as u64) * batch_size as u64;
+            let blocks = (first..first + batch_size as u64)
+                .map(|position| self.mix.block(order.at(position)))
+                .collect::<Result<Vec<_>>>()?;
+            let batch = self.batch(&blocks)?;
+            let predictions = batch.predictions();
+            if predictions == 0 {
+                continue;
+            }
+            // The mean over the tokens of a micro-batch, and over the micro-batches, as transformers' Trainer.
+            let scale = 1.0 / (predictions * gradient_accumulation_steps) as f32;
+            let pass = Pass::new(self.settings.seed, self.step * gradient_accumulation_steps as u64 + micro as u64);
+            let Settings { neftune_alpha, gradient_checkpointing, .. } = *self.settings;
+            let loss = self.model.train(
+                &batch,
+                scale,
+                pass,
+                neftune_alpha,
+                gradient_checkpointing,
+                &mut self.gradients,
+            )?;
+            mean += loss.mean() / gradient_accumulation_steps as f64;
+        }
+        let norm = global_norm(&mut self.gradients)?;
+        if !(mean.is_finite() && norm.is_finite()) {
+            let (what, value) = if mean.is_finite() { ("the gradient's norm", norm) } else { ("the loss", mean) };
+            return Err(self.diverged(what.to_owned(), value));
+        }
+        let rate = self.schedule.rate(self.step);
+        let scale = clipping(norm, self.settings.max_grad_norm);
+        self.optimiser.step(&self.model.trained(), &mut self.gradients, scale, rate, self.step)?;
+        self.step += 1;
+        self.records.0.push(Record {
+            step: self.step,
+            loss: Some(figure(mean)),
+            learning_rate: Some(figure(rate)),
+            gradient_norm: Some(figure(norm)),
+            validation: None,
+        });
+        Ok(())
+    }
+
+    /// The error for a number that is not finite. `step` is the one being made.
+    fn diverged(&self, what: String, value: f64) -> Error {
+        let saved = self.checkpoints.newest().map_or("there is no checkpoint before it".to_owned(), |step| {
+            format!("the last checkpoint is that of step {step}")
+        });
+        Error::new(format!("{what} is {value} at step {} of {}; {saved}", self.step + 1, self.plan.steps))
+            .hint("lower `learning_rate`, or lengthen the warm-up")
+    }
+}
+
+/// Seven digits, which is what float32 arithmetic gives: few enough to survive JSON exactly.
+fn figure(value: f64) -> f64 {
+    format!("{value:.6e}").parse().unwrap_or(value)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,232 @@
+//! The loop on a tiny model and a toy corpus: it learns, it resumes to the bit, it says what went wrong.
+
+use std::cell::Cell;
+
+use candle_core::Device;
+use tempfile::TempDir;
+
+use super::*;
+use crate::corpus::BlockWriter;
+use crate::model::fixture::{tiny_config, write_model};
+
+/// A model folder, token blocks, and room for checkpoints.
+struct Fixture {
+    folder: TempDir,
+}
+
+/// Stops the run when the check is asked for the n-th time.
+struct StopAt {
+    checks: Cell<u64>,
+    at: Option<u64>,
+}
+
+impl Host for StopAt {
+    fn check(&self) -> Result<()> {
+        self.checks.set(self.checks.get() + 1);
+        if self.at.is_some_and(|at| self.checks.get() >= at) { Err(Error::interrupted()) } else { Ok(()) }
+    }
+    fn step(&self, _: u64) {}
+    fn info(&self, _: String) {}
+    fn warn(&self, text: String) {
+        println!("{text}");
+    }
+}
+
+fn host(at: Option<u64>) -> StopAt {
+    StopAt { checks: Cell::new(0), at }
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("model")).unwrap();
+        write_model(&folder.path().join("model"), &tiny_config());
+        for (name, rows) in [("train", 40), ("dev", 5)] {
+            let mut writer = BlockWriter::create(&folder.path().join(name), 12).unwrap();
+            for row in 0..rows {
+                // Counting in steps of 1, 2 or 3: easy to learn.
+                let ids: Vec<u32> = (0..12).map(|i| (row * 7 + i * (1 + row % 3)) % 40).collect();
+                writer.push(&ids).unwrap();
+            }
+            writer.finish().unwrap();
+        }
+        Self { folder }
+    }
+
+    fn blocks(&self, name: &str) -> Blocks {
+        Blocks::open(&self.folder.path().join(name)).unwrap()
+    }
+
+    fn model(&self, lora: bool) -> Mixtral {
+        let mut model = Mixtral::open(&self.folder.path().join("model"), &Device::Cpu).unwrap();
+        if lora {
+            model.add_adapters(4, 8.0, 0.1, 5, |module| !module.ends_with("gate")).unwrap();
+            model.train_only(|name| name.contains("lora_") || name.contains("embed") || name.contains("lm_head"));
+        } else {
+            model.train_only(|_| true);
+        }
+        model
+    }
+
+    /// Runs in `scratch`; what came out: bytes of every trained weight, and the records.
+    fn run(
+        &self,
+        lora: bool,
+        settings: &Settings,
+        scratch: &Path,
+        host: &StopAt,
+    ) -> Result<(Vec<Vec<f32>>, String)> {
+        let model = self.model(lora);
+        let mix = Mix::new(vec![("toy".into(), self.blocks("train"), 1.5)]).unwrap();
+        let validation = [Validation { name: "toy".into(), blocks: self.blocks("dev") }];
+        let report = train(&model, &mix, &validation, settings, scratch, host)?;
+        let weights = model.trained().iter().map(|p| p.value.flatten_all().unwrap().to_vec1().unwrap()).collect();
+        Ok((weights, report.records.to_jsonl()?))
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        epochs: 1.0,
+        max_steps: Some(12),
+        batch_size: 3,
+        gradient_accumulation_steps: 2,
+        learning_rate: 1e-2,
+        scheduler: Scheduler::Cosine,
+        warmup_ratio: 0.1,
+        adam: Adam { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.01 },
+        max_grad_norm: 1.0,
+        evaluation_steps: 5,
+        checkpoint_steps: 4,
+        keep_checkpoints: 2,
+        seed: 42,
+        neftune_alpha: 5.0,
+        gradient_checkpointing: false,
+        ignored: None,
+    }
+}
+
+#[test]
+fn a_run_stopped_anywhere_and_continued_ends_with_the_same_bits() {
+    let fixture = Fixture::new();
+    for lora in [true, false] {
+        let scratch = tempfile::tempdir().unwrap();
+        let whole = fixture.run(lora, &settings(), scratch.path(), &host(None)).unwrap();
+        for every in [1, 3, 8, 17] {
+            let scratch = tempfile::tempdir().unwrap();
+            let mut attempts = 0;
+            let resumed = loop {
+                // Stops within evaluations and between micro-batches; later each time, so that it ends.
+                attempts += 1;
+                match fixture.run(lora, &settings(), scratch.path(), &host(Some(every * attempts))) {
+                    Ok(result) => break result,
+                    Err(error) => assert!(error.is_interruption(), "{error:?}"),
+                }
+            };
+            assert!(attempts > 1);
+            assert!(whole == resumed, "stopped every {every} checks");
+        }
+    }
+}
+
+#[test]
+fn a_run_killed_without_warning_continues_from_the_last_checkpoint() {
+    let fixture = Fixture::new();
+    let scratch = tempfile::tempdir().unwrap();
+    let whole = fixture.run(true, &settings(), scratch.path(), &host(None)).unwrap();
+    // As after a kill: checkpoints of steps 4 and 8, and an unfinished one.
+    let folder = scratch.path().join("checkpoints");
+    std::fs::create_dir(folder.join(".unfinished")).unwrap();
+    std::fs::write(folder.join(".unfinished/state.json"), "{").unwrap();
+    let steps = || {
+        let mut names: Vec<_> =
+            std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(steps(), [".unfinished", "step-00000004", "step-00000008"]);
+    assert!(whole == fixture.run(true, &settings(), scratch.path(), &host(None)).unwrap());
+    // A damaged checkpoint is passed over.
+    let path = folder.join("step-00000008/state.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    assert!(whole == fixture.run(true, &settings(), scratch.path(), &host(None)).unwrap());
+}
+
+#[test]
+fn thread_counts_and_recomputation_change_no_bit() {
+    let fixture = Fixture::new();
+    let run = |threads: usize, gradient_checkpointing: bool| {
+        let settings = Settings { gradient_checkpointing, ..settings() };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let scratch = tempfile::tempdir().unwrap();
+        // The pool runs a `Send` closure: everything else is made inside.
+        let path = scratch.path().to_owned();
+        pool.install(|| fixture.run(true, &settings, &path, &host(None)).unwrap())
+    };
+    let one = run(1, false);
+    assert!(one == run(2, false) && one == run(3, false) && one == run(2, true));
+}
+
+#[test]
+fn the_loss_falls() {
+    let fixture = Fixture::new();
+    for lora in [true, false] {
+        let scratch = tempfile::tempdir().unwrap();
+        let settings = Settings { max_steps: Some(80), neftune_alpha: 0.0, ..settings() };
+        let model = fixture.model(lora);
+        let mix = Mix::new(vec![("toy".into(), fixture.blocks("train"), 1.0)]).unwrap();
+        let validation = [Validation { name: "toy".into(), blocks: fixture.blocks("dev") }];
+        let report = train(&model, &mix, &validation, &settings, scratch.path(), &host(None)).unwrap();
+        let losses: Vec<f64> = report.records.evaluations().map(|(_, losses)| losses["toy"]).collect();
+        assert!(losses[0] > 3.0 && losses[losses.len() - 1] < 1.5, "{losses:?}");
+        assert_eq!(report.plan, Plan { steps_per_epoch: 6, steps: 80, tokens: 80 * 6 * 12 });
+    }
+}
+
+#[test]
+fn a_loss_that_is_not_finite_names_the_step_and_the_checkpoint() {
+    let fixture = Fixture::new();
+    let scratch = tempfile::tempdir().unwrap();
+    let settings = Settings {
+        learning_rate: 1e30,
+        warmup_ratio: 0.0,
+        scheduler: Scheduler::Constant,
+        max_grad_norm: 0.0,
+        checkpoint_steps: 1,
+        evaluation_steps: 0,
+        ..settings()
+    };
+    let error = fixture.run(false, &settings, scratch.path(), &host(None)).unwrap_err();
+    assert!(
+        error.message().ends_with("at step 2 of 12; the last checkpoint is that of step 1"),
+        "{}",
+        error.message()
+    );
+}
+
+#[test]
+fn a_checkpoint_of_another_run_is_an_error() {
+    let fixture = Fixture::new();
+    let scratch = tempfile::tempdir().unwrap();
+    fixture.run(true, &settings(), scratch.path(), &host(Some(20))).unwrap_err();
+    let error = fixture.run(true, &Settings { seed: 1, ..settings() }, scratch.path(), &host(None)).unwrap_err();
+    assert!(error.message().ends_with("belongs to another run"), "{}", error.message());
+}
+
+#[test]
+fn too_little_data_and_no_steps_are_errors() {
+    let fixture = Fixture::new();
+    let mix = Mix::new(vec![("toy".into(), fixture.blocks("train"), 0.1)]).unwrap();
+    let error = Plan::new(&mix, &settings()).unwrap_err();
+    assert_eq!(error.message(), "the mix has 4 blocks, fewer than one step takes (6)");
+    let mix = Mix::new(vec![("toy".into(), fixture.blocks("train"), 1.0)]).unwrap();
+    assert!(Plan::new(&mix, &Settings { max_steps: None, epochs: 0.0, ..settings() }).is_err());
+    let steps = Plan::new(&mix, &Settings { max_steps: None, epochs: 2.5, ..settings() }).unwrap().steps;
+    assert_eq!(steps, 15);
+    for ratio in [0.0, -1.0, f64::NAN] {
+        assert!(Mix::new(vec![("toy".into(), fixture.blocks("train"), ratio)]).is_err());
+    }
+}
