@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Context, Error, Result};
 
 pub use blocks::Blocks;
-pub use document::{Document, documents};
+pub use document::{Document, Fault, documents, text_of};
 pub use lines::{Batch, Batches, Line};
 pub use pack::{Packer, Recipe};
 pub use save_to_disk::{BlockWriter, Written};
@@ -47,6 +47,6 @@ pub fn files_below(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
 }
 
 /// The error for a line that is no document; `path` and `number` (from 1) say where it stands.
-fn bad_line(path: &Path, number: u64, fault: &document::Fault) -> Error {
+pub fn bad_line(path: &Path, number: u64, fault: &Fault) -> Error {
     Error::invalid(format!("{}, line {number}: {fault}", path.display()))
 }

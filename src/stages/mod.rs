@@ -3,6 +3,11 @@
 mod command;
 pub mod inputs;
 mod train;
+mod download;
+mod encode;
+pub mod inputs;
+mod parquet2jsonl;
+mod split;
 mod work;
 
 use schemars::{JsonSchema, Schema};
@@ -69,6 +74,10 @@ macro_rules! kinds {
 
 kinds! {
     train::Train => "train.toml",
+    download::Download => "download.toml",
+    parquet2jsonl::Parquet2Jsonl => "parquet2jsonl.toml",
+    split::Split => "split.toml",
+    encode::Encode => "encode.toml",
 }
 
 /// The built-in kind of that name.

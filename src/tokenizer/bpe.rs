@@ -116,7 +116,8 @@ impl Bpe {
             (0..).zip(pieces).filter(|(_, piece)| in_text(piece)).map(|(id, piece)| (piece.text(), id)).collect();
         let reserved: HashMap<&str, u32> =
             (0..).zip(pieces).filter(|(_, piece)| !in_text(piece)).map(|(id, piece)| (piece.text(), id)).collect();
-        let unknown = (0..).zip(pieces).find(|(_, piece)| piece.kind() == PieceKind::Unknown).map_or(0, |(id, _)| id);
+        let unknown =
+            (0..).zip(pieces).find(|(_, piece)| piece.kind() == PieceKind::Unknown).map_or(0, |(id, _)| id);
         let mut bpe = Self {
             piece_count: pieces.len() as u32,
             basic: vec![NONE; 0x1_0000],

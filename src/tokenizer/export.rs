@@ -119,7 +119,8 @@ fn added(pieces: &[Piece]) -> impl Iterator<Item = (usize, &Piece)> {
 
 fn added_token(piece: &Piece) -> Map<String, Value> {
     let special = piece.kind() != PieceKind::UserDefined;
-    let fields = [("lstrip", false), ("normalized", false), ("rstrip", false), ("single_word", false), ("special", special)];
+    let fields =
+        [("lstrip", false), ("normalized", false), ("rstrip", false), ("single_word", false), ("special", special)];
     let mut token = Map::from_iter([("content".to_owned(), json!(piece.text()))]);
     token.extend(fields.map(|(name, value)| (name.to_owned(), json!(value))));
     token
@@ -140,8 +141,12 @@ fn template(id: u32, bos: &str) -> Value {
 /// Every way to make a piece of two others, the first to be tried first; the halves are parted by a space.
 fn merges(pieces: &[Piece]) -> Vec<String> {
     let mergeable = |piece: &&Piece| piece.kind() == PieceKind::Normal && !piece.text().contains(' ');
-    let ids: HashMap<&str, usize> =
-        pieces.iter().enumerate().filter(|(_, piece)| mergeable(piece)).map(|(id, piece)| (piece.text(), id)).collect();
+    let ids: HashMap<&str, usize> = pieces
+        .iter()
+        .enumerate()
+        .filter(|(_, piece)| mergeable(piece))
+        .map(|(id, piece)| (piece.text(), id))
+        .collect();
     let mut merges = Vec::new();
     for piece in pieces.iter().filter(mergeable) {
         let first = merges.len();

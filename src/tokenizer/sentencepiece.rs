@@ -159,8 +159,10 @@ fn check_kind(model: &ModelProto, trainer: &TrainerSpec) -> Result<()> {
     let specs = [model.normalizer()?, model.denormalizer()?];
     if let Some(spec) = specs.iter().find(|spec| spec.has_charsmap()) {
         let name = spec.name.as_deref().unwrap_or("a character map");
-        return Err(Error::invalid(format!("the SentencePiece model normalises with {name}, which is not supported"))
-            .hint("give the tokenizer.json of the same tokenizer, or train one with normalization = \"identity\""));
+        return Err(Error::invalid(format!(
+            "the SentencePiece model normalises with {name}, which is not supported"
+        ))
+        .hint("give the tokenizer.json of the same tokenizer, or train one with normalization = \"identity\""));
     }
     Ok(())
 }
@@ -180,7 +182,9 @@ fn check_pieces(pieces: &[Piece], byte_fallback: bool) -> Result<()> {
         }
         let seen = if piece.is_in_text() { &mut in_text } else { &mut reserved };
         if !seen.insert(text) {
-            return Err(Error::invalid(format!("piece {id} (`{text}`) of the SentencePiece model is a repetition")));
+            return Err(Error::invalid(format!(
+                "piece {id} (`{text}`) of the SentencePiece model is a repetition"
+            )));
         }
         match piece.kind() {
             PieceKind::Unknown => unknown += 1,
@@ -198,7 +202,9 @@ fn check_pieces(pieces: &[Piece], byte_fallback: bool) -> Result<()> {
     let wanted = if byte_fallback { 256 } else { 0 };
     if bytes.len() != wanted {
         let has = bytes.len();
-        return Err(Error::invalid(format!("the SentencePiece model has {has} byte pieces; its trainer spec asks for {wanted}")));
+        return Err(Error::invalid(format!(
+            "the SentencePiece model has {has} byte pieces; its trainer spec asks for {wanted}"
+        )));
     }
     Ok(())
 }

@@ -1,0 +1,145 @@
+//! `download`: a repository of a hub, or plain addresses → their files, verified.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Dataset, Input, Stage, Work};
+use crate::error::{Error, Result};
+use crate::events::Unit;
+use crate::hub::{self, Client, Listing, Patience, Patterns, Repo, RepoType};
+
+/// Exactly one of `dataset`, `repo` and `urls` says what is fetched.
+///
+/// The environment's `HF_ENDPOINT` and `HF_TOKEN` are where, and with whose rights, unless `hub` or `endpoint` says
+/// where. They are no part of the stage: the same repository from a mirror is the same.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Download {
+    /// A dataset of `datasets.toml`; its `repo` or `urls` there say where it comes from.
+    pub dataset: Option<Dataset>,
+    /// A repository, `organisation/name`.
+    pub repo: Option<String>,
+    /// What `repo` holds.
+    pub repo_type: RepoType,
+    /// Branch, tag or commit; `main` if absent.
+    pub revision: Option<String>,
+    /// Patterns of the files wanted, as the Hub's clients have them (`*` matches `/` too); all if absent.
+    pub include: Option<Vec<String>>,
+    /// Patterns of files not wanted.
+    pub exclude: Option<Vec<String>>,
+    /// Plain addresses: `https://…`, `http://…`, `file://…`.
+    pub urls: Option<Vec<String>>,
+    /// A folder in the workspace laid out as a hub (`datasets/ORGANISATION/NAME/…`), to fetch from instead of the
+    /// Hub. It is an input: when it changes, the stage runs again.
+    pub hub: Option<Input>,
+    /// Address of another hub, `https://…` or `file://…`. What it serves is taken to stay the same.
+    pub endpoint: Option<String>,
+}
+
+/// What is fetched.
+enum Wanted {
+    Repo(Repo, Patterns),
+    Urls(Vec<String>),
+}
+
+impl Stage for Download {
+    const KIND: &'static str = "download";
+    const REVISION: u32 = 1;
+
+    fn run(&self, work: &mut Work) -> Result<()> {
+        let wanted = self.wanted()?;
+        let token = std::env::var("HF_TOKEN").ok();
+        let client = Client::new(token, Patience::default(), work.cancelled());
+        let listing = match &wanted {
+            Wanted::Urls(urls) => hub::list_urls(urls)?,
+            Wanted::Repo(repo, patterns) => {
+                let endpoint = self.endpoint()?;
+                work.info(format!("{} at {endpoint}", repo.name));
+                hub::list(&client, &endpoint, repo, patterns)?
+            }
+        };
+        if let Some(commit) = &listing.commit {
+            work.metric("commit", commit.as_str());
+        }
+        let progress = work.progress("fetched", total(&listing), Unit::Bytes);
+        let fetched = hub::fetch(&client, &listing, work.scratch(), work.output(), |bytes| progress.add(bytes))?;
+        progress.finish();
+        work.metric("files", fetched.files);
+        work.metric("bytes", fetched.bytes);
+        Ok(())
+    }
+}
+
+fn total(listing: &Listing) -> Option<u64> {
+    listing.files.iter().map(|file| file.size).sum()
+}
+
+impl Download {
+    fn wanted(&self) -> Result<Wanted> {
+        let hint = "say what to fetch with exactly one of `dataset`, `repo` and `urls`";
+        let given = [self.dataset.is_some(), self.repo.is_some(), self.urls.is_some()];
+        match given.iter().filter(|given| **given).count() {
+            0 => return Err(Error::invalid("nothing says what to download").hint(hint)),
+            1 => {}
+            _ => return Err(Error::invalid("more than one thing says what to download").hint(hint)),
+        }
+        let mut kind = self.repo_type;
+        let (mut repo, mut revision) = (self.repo.clone(), self.revision.clone());
+        let (mut include, mut exclude) = (self.include.clone(), self.exclude.clone());
+        let mut urls = self.urls.clone().unwrap_or_default();
+        if let Some(dataset) = &self.dataset {
+            // What the stage says itself goes before what is registered.
+            let source = dataset.source.clone();
+            kind = RepoType::Dataset;
+            repo = source.repo;
+            urls = source.urls;
+            revision = revision.or(source.revision);
+            include = include.or(Some(source.include));
+            exclude = exclude.or(Some(source.exclude));
+            if repo.is_some() == !urls.is_empty() {
+                let name = &dataset.name;
+                let message = if repo.is_some() { "both `repo` and `urls`" } else { "neither `repo` nor `urls`" };
+                return Err(Error::invalid(format!("the dataset `{name}` has {message} to come from"))
+                    .hint("give it one of them in datasets.toml"));
+            }
+        }
+        let (include, exclude) = (include.unwrap_or_default(), exclude.unwrap_or_default());
+        let Some(name) = repo else {
+            if urls.is_empty() {
+                return Err(Error::invalid("`urls` is empty: there is nothing to download"));
+            }
+            let idle = [
+                ("include", !include.is_empty()),
+                ("exclude", !exclude.is_empty()),
+                ("revision", revision.is_some()),
+                ("hub", self.hub.is_some()),
+                ("endpoint", self.endpoint.is_some()),
+            ];
+            if let Some((name, _)) = idle.iter().find(|(_, given)| *given) {
+                return Err(Error::invalid(format!("`{name}` means a repository's files, not those at `urls`")));
+            }
+            return Ok(Wanted::Urls(urls));
+        };
+        let revision = revision.unwrap_or_else(|| "main".to_owned());
+        Ok(Wanted::Repo(Repo { name, kind, revision }, Patterns::new(&include, &exclude)?))
+    }
+
+    fn endpoint(&self) -> Result<String> {
+        let endpoint = match (&self.hub, &self.endpoint) {
+            (Some(_), Some(_)) => {
+                return Err(Error::invalid("both `hub` and `endpoint` say where to download from").hint("give one"));
+            }
+            (Some(hub), None) => return Ok(format!("file://{}", hub.path().display())),
+            (None, Some(endpoint)) => endpoint.clone(),
+            (None, None) => match std::env::var("HF_ENDPOINT") {
+                Ok(endpoint) if !endpoint.is_empty() => endpoint,
+                _ => hub::HUGGING_FACE.to_owned(),
+            },
+        };
+        if !["https://", "http://", "file://"].iter().any(|scheme| endpoint.starts_with(scheme)) {
+            return Err(Error::invalid(format!("the endpoint `{endpoint}` is no address"))
+                .hint("addresses begin with https://, http:// or file://"));
+        }
+        Ok(endpoint)
+    }
+}
