@@ -8,6 +8,10 @@ mod encode;
 pub mod inputs;
 mod parquet2jsonl;
 mod split;
+mod expand;
+pub mod inputs;
+mod merge;
+mod new_model;
 mod work;
 
 use schemars::{JsonSchema, Schema};
@@ -78,6 +82,9 @@ kinds! {
     parquet2jsonl::Parquet2Jsonl => "parquet2jsonl.toml",
     split::Split => "split.toml",
     encode::Encode => "encode.toml",
+    new_model::NewModel => "new-model.toml",
+    expand::Expand => "expand.toml",
+    merge::Merge => "merge.toml",
 }
 
 /// The built-in kind of that name.

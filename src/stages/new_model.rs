@@ -1,0 +1,256 @@
+//! `new-model`: a Mixtral from nothing, with the vocabulary of a tokenizer.
+
+use std::collections::BTreeMap;
+
+use safetensors::Dtype;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Input, Stage, Work};
+use crate::error::{Context, Error, Result};
+use crate::events::Unit;
+use crate::tokenizer::Tokenizer;
+use crate::weights::{Float, Layout, MAX_SHARD_BYTES, Normal, Spec};
+
+/// Sizes and constants are named as in transformers' `MixtralConfig`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewModel {
+    /// Gives the model its vocabulary, and goes into its folder.
+    tokenizer: Input,
+    hidden_size: usize,
+    /// Width of each expert.
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    num_key_value_heads: usize,
+    num_local_experts: usize,
+    num_experts_per_tok: usize,
+    max_position_embeddings: usize,
+    rope_theta: f64,
+    rms_norm_eps: f64,
+    /// Standard deviation of the weights; norms are 1.
+    initializer_range: f64,
+    /// Kept in `config.json`.
+    router_aux_loss_coef: f64,
+    torch_dtype: TorchDtype,
+    seed: u64,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum TorchDtype {
+    Float32,
+    Bfloat16,
+}
+
+impl TorchDtype {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Bfloat16 => "bfloat16",
+        }
+    }
+
+    fn float(self) -> Float {
+        match self {
+            Self::Float32 => Float::F32,
+            Self::Bfloat16 => Float::BF16,
+        }
+    }
+}
+
+impl Stage for NewModel {
+    const KIND: &'static str = "new-model";
+    const REVISION: u32 = 1;
+
+    fn run(&self, work: &mut Work) -> Result<()> {
+        self.check()?;
+        let tokenizer = Tokenizer::open(self.tokenizer.path())?;
+        let tensors = self.tensors(tokenizer.vocab_size());
+        let bytes = tensors.values().map(|spec| spec.bytes() as u64).sum();
+        let parameters: usize = tensors.values().map(Spec::elements).sum();
+        let normal = Normal { seed: self.seed, deviation: self.initializer_range };
+        let float = self.torch_dtype.float();
+        let progress = work.progress("drawing weights", Some(bytes), Unit::Bytes);
+        Layout::new(tensors, MAX_SHARD_BYTES).write(work.output(), |name, spec, writer| {
+            let tick = |bytes| {
+                progress.add(bytes);
+                work.check()
+            };
+            if spec.shape.len() == 1 {
+                return writer.write(&float.narrow(&vec![1.0; spec.elements()]));
+            }
+            normal.write(name, spec.elements(), float, writer, tick)
+        })?;
+        progress.finish();
+        let write = |name: &str, text: String| {
+            let path = work.output().join(name);
+            std::fs::write(&path, text).context(|| format!("cannot write {}", path.display()))
+        };
+        write("config.json", self.config(&tokenizer))?;
+        write("generation_config.json", generation_config(&tokenizer))?;
+        tokenizer.save(work.output())?;
+        work.metric("parameters", parameters);
+        Ok(())
+    }
+}
+
+impl NewModel {
+    fn check(&self) -> Result<()> {
+        let wrong = |why: String| Err(Error::invalid(why));
+        let sizes = [
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.num_key_value_heads),
+            ("num_local_experts", self.num_local_experts),
+            ("num_experts_per_tok", self.num_experts_per_tok),
+            ("max_position_embeddings", self.max_position_embeddings),
+        ];
+        if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
+            return wrong(format!("`{name}` is 0; it must be at least 1"));
+        }
+        let reals = [
+            ("rope_theta", self.rope_theta),
+            ("rms_norm_eps", self.rms_norm_eps),
+            ("initializer_range", self.initializer_range),
+            ("router_aux_loss_coef", self.router_aux_loss_coef),
+        ];
+        if let Some((name, value)) = reals.iter().find(|(_, value)| !value.is_finite() || *value < 0.0) {
+            return wrong(format!("`{name}` is {value}; it must be a number of at least 0"));
+        }
+        let (hidden, heads) = (self.hidden_size, self.num_attention_heads);
+        if hidden % heads != 0 || (hidden / heads) % 2 != 0 {
+            return wrong(format!(
+                "`hidden_size` is {hidden}; it must be an even multiple of `num_attention_heads`, which is {heads}"
+            ));
+        }
+        if heads % self.num_key_value_heads != 0 {
+            return wrong(format!(
+                "`num_attention_heads` is {heads}; it must be a multiple of `num_key_value_heads`, which is {}",
+                self.num_key_value_heads
+            ));
+        }
+        if self.num_experts_per_tok > self.num_local_experts {
+            return wrong(format!(
+                "`num_experts_per_tok` is {}, more than `num_local_experts`, which is {}",
+                self.num_experts_per_tok, self.num_local_experts
+            ));
+        }
+        Ok(())
+    }
+
+    /// Names and shapes of transformers v4's `MixtralForCausalLM`.
+    fn tensors(&self, vocabulary: usize) -> BTreeMap<String, Spec> {
+        let dtype: Dtype = self.torch_dtype.float().dtype();
+        let (hidden, inner) = (self.hidden_size, self.intermediate_size);
+        let key_value = hidden / self.num_attention_heads * self.num_key_value_heads;
+        let mut tensors = BTreeMap::new();
+        let mut add =
+            |name: String, shape: &[usize]| tensors.insert(format!("{name}.weight"), Spec::new(dtype, shape));
+        add("model.embed_tokens".to_owned(), &[vocabulary, hidden]);
+        add("lm_head".to_owned(), &[vocabulary, hidden]);
+        add("model.norm".to_owned(), &[hidden]);
+        for layer in (0..self.num_hidden_layers).map(|layer| format!("model.layers.{layer}")) {
+            add(format!("{layer}.input_layernorm"), &[hidden]);
+            add(format!("{layer}.post_attention_layernorm"), &[hidden]);
+            for (name, rows) in
+                [("q_proj", hidden), ("k_proj", key_value), ("v_proj", key_value), ("o_proj", hidden)]
+            {
+                add(format!("{layer}.self_attn.{name}"), &[rows, hidden]);
+            }
+            add(format!("{layer}.block_sparse_moe.gate"), &[self.num_local_experts, hidden]);
+            for expert in 0..self.num_local_experts {
+                let expert = format!("{layer}.block_sparse_moe.experts.{expert}");
+                add(format!("{expert}.w1"), &[inner, hidden]);
+                add(format!("{expert}.w2"), &[hidden, inner]);
+                add(format!("{expert}.w3"), &[inner, hidden]);
+            }
+        }
+        tensors
+    }
+
+    /// `config.json` as transformers v4 writes it: keys sorted, two spaces, numbers as Python prints them.
+    fn config(&self, tokenizer: &Tokenizer) -> String {
+        let fields = [
+            ("architectures", "[\n    \"MixtralForCausalLM\"\n  ]".to_owned()),
+            ("attention_dropout", "0.0".to_owned()),
+            ("bos_token_id", token(tokenizer.bos())),
+            ("eos_token_id", token(tokenizer.eos())),
+            ("hidden_act", "\"silu\"".to_owned()),
+            ("hidden_size", self.hidden_size.to_string()),
+            ("initializer_range", python_float(self.initializer_range)),
+            ("intermediate_size", self.intermediate_size.to_string()),
+            ("max_position_embeddings", self.max_position_embeddings.to_string()),
+            ("model_type", "\"mixtral\"".to_owned()),
+            ("num_attention_heads", self.num_attention_heads.to_string()),
+            ("num_experts_per_tok", self.num_experts_per_tok.to_string()),
+            ("num_hidden_layers", self.num_hidden_layers.to_string()),
+            ("num_key_value_heads", self.num_key_value_heads.to_string()),
+            ("num_local_experts", self.num_local_experts.to_string()),
+            ("output_router_logits", "false".to_owned()),
+            ("rms_norm_eps", python_float(self.rms_norm_eps)),
+            ("rope_theta", python_float(self.rope_theta)),
+            ("router_aux_loss_coef", python_float(self.router_aux_loss_coef)),
+            ("sliding_window", "null".to_owned()),
+            ("tie_word_embeddings", "false".to_owned()),
+            ("torch_dtype", format!("\"{}\"", self.torch_dtype.name())),
+            ("use_cache", "true".to_owned()),
+            ("vocab_size", tokenizer.vocab_size().to_string()),
+        ];
+        object(&fields)
+    }
+}
+
+fn generation_config(tokenizer: &Tokenizer) -> String {
+    object(&[
+        ("_from_model_config", "true".to_owned()),
+        ("bos_token_id", token(tokenizer.bos())),
+        ("eos_token_id", token(tokenizer.eos())),
+    ])
+}
+
+fn object(fields: &[(&str, String)]) -> String {
+    let lines: Vec<String> = fields.iter().map(|(name, value)| format!("  \"{name}\": {value}")).collect();
+    format!("{{\n{}\n}}\n", lines.join(",\n"))
+}
+
+fn token(id: Option<u32>) -> String {
+    id.map_or("null".to_owned(), |id| id.to_string())
+}
+
+/// A float as Python's `repr` prints it: `1e-05`, `0.02`, `1000000.0`.
+fn python_float(value: f64) -> String {
+    let text = format!("{value:e}");
+    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    match exponent.parse::<i32>().unwrap_or(0) {
+        small @ ..-4 => format!("{digits}e-{:02}", -small),
+        large @ 16.. => format!("{digits}e+{large:02}"),
+        _ => format!("{value:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floats_are_written_as_python_writes_them() {
+        let cases = [
+            (1e-5, "1e-05"),
+            (1.5e-7, "1.5e-07"),
+            (1e-4, "0.0001"),
+            (0.02, "0.02"),
+            (0.0, "0.0"),
+            (1e6, "1000000.0"),
+            (1e15, "1000000000000000.0"),
+            (1e16, "1e+16"),
+            (1e-300, "1e-300"),
+        ];
+        for (value, text) in cases {
+            assert_eq!(python_float(value), text);
+        }
+    }
+}
