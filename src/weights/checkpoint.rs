@@ -127,6 +127,13 @@ impl Checkpoint {
             .context(|| format!("cannot load `{name}` of {}", self.folder.display()))
     }
 
+    /// Takes the pages of a tensor out of memory, when a walk through the model is done with it.
+    pub(super) fn release(&self, name: &str) {
+        if let Some(view) = self.views.get(name) {
+            self.shards[view.shard].release(view.range.clone());
+        }
+    }
+
     /// The files, in name order.
     pub fn shards(&self) -> &[Shard] {
         &self.shards

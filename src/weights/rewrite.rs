@@ -81,6 +81,7 @@ pub fn rewrite(
             } else {
                 copy(source.bytes(name)?, &mut writer, tick)?;
             }
+            source.release(name);
         }
         writer.finish()?;
         done.written.push(file);

@@ -6,6 +6,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
@@ -115,6 +117,21 @@ impl Shard {
     pub(super) fn slice(&self, range: Range<usize>) -> &[u8] {
         &self.map[range]
     }
+
+    /// Takes pages that were read out of this process's memory; they come back from the file when they are read
+    /// again. Without it, whoever walks through a model has all of it resident at the end.
+    #[cfg(unix)]
+    pub(super) fn release(&self, range: Range<usize>) {
+        if range.is_empty() {
+            return;
+        }
+        // SAFETY: the map is shared, read-only and backed by a file, so that dropping its pages changes no byte that
+        // can be seen through it: the kernel reads the same ones again. A refusal only costs memory.
+        let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn release(&self, _: Range<usize>) {}
 }
 
 fn truncated(path: &Path, why: String) -> Error {
