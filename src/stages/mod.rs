@@ -12,6 +12,11 @@ mod expand;
 pub mod inputs;
 mod merge;
 mod new_model;
+mod download;
+mod encode;
+pub mod inputs;
+mod parquet2jsonl;
+mod split;
 mod work;
 
 use schemars::{JsonSchema, Schema};
@@ -85,6 +90,10 @@ kinds! {
     new_model::NewModel => "new-model.toml",
     expand::Expand => "expand.toml",
     merge::Merge => "merge.toml",
+    download::Download => "download.toml",
+    parquet2jsonl::Parquet2Jsonl => "parquet2jsonl.toml",
+    split::Split => "split.toml",
+    encode::Encode => "encode.toml",
 }
 
 /// The built-in kind of that name.
