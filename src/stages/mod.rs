@@ -14,6 +14,7 @@ mod merge;
 mod new_model;
 mod download;
 mod encode;
+mod command;
 pub mod inputs;
 mod parquet2jsonl;
 mod split;
