@@ -19,7 +19,7 @@ pub use registry::{DatasetEntry, Registry};
 pub use shape::{Field, Found, Mark, Shape};
 pub use share::ShareText;
 pub use size::parse_size;
-pub use template::{Scope, placeholders, substitute};
+pub use template::{Braces, Scope, placeholders, substitute};
 pub use value::{Content, Entry, Located, Table};
 
 use crate::error::{Error, nearest};

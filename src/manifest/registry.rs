@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::place::{Place, TextFile};
-use super::template::substitute;
+use super::template::{Braces, substitute};
 use super::value::{Located, Table};
 use super::with_suggestion;
 use crate::error::{Error, Result};
@@ -127,7 +127,7 @@ fn fill_name(value: &Located, name: &str, split: &str) -> Result<String> {
 
 fn fill(value: &Located, names: &[(&str, &str)]) -> Result<String> {
     let text = value.string("a template")?;
-    substitute(text, |name| match names.iter().find(|(known, _)| *known == name) {
+    substitute(text, Braces::Single, |name| match names.iter().find(|(known, _)| *known == name) {
         Some((_, replacement)) => Ok(Some((*replacement).to_owned())),
         None => {
             let place = value.place.of_part(&format!("{{{name}}}"));

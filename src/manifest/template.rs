@@ -41,10 +41,15 @@ impl<'a> Scope<'a> {
             && *whole == (0..text.len())
             && !self.kept.contains(name)
         {
+            let variable = self.lookup(name, value)?;
             // The variable keeps its own place: there stands the word that may be wrong.
-            return self.lookup(name, value).cloned();
+            if self.kept.is_empty() || matches!(variable.content, Content::List(_)) {
+                return Ok(variable.clone());
+            }
         }
-        let expanded = substitute(text, |name| {
+        // What is left to others is left with its doubled braces.
+        let braces = if self.kept.is_empty() { Braces::Single } else { Braces::Doubled };
+        let expanded = substitute(text, braces, |name| {
             if self.kept.contains(&name) {
                 return Ok(None);
             }
@@ -83,38 +88,78 @@ impl<'a> Scope<'a> {
 }
 
 /// The ranges and names of all `{name}` in a text, where a name is made of ASCII letters, digits, `_` and `-`.
-/// Other braces are plain text.
+/// `{{` and `}}` are braces that are meant; other braces are plain text.
 pub fn placeholders(text: &str) -> Vec<(std::ops::Range<usize>, &str)> {
     let mut found = Vec::new();
     let mut from = 0;
     while let Some(open) = text[from..].find('{').map(|at| from + at) {
-        let name_length = text[open + 1..]
-            .bytes()
-            .take_while(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(byte))
-            .count();
-        let close = open + 1 + name_length;
-        if name_length > 0 && text.as_bytes().get(close) == Some(&b'}') {
-            found.push((open..close + 1, &text[open + 1..close]));
-            from = close + 1;
+        let rest = &text[open + 1..];
+        let name = &rest[..rest.bytes().take_while(|b| b.is_ascii_alphanumeric() || b"_-".contains(b)).count()];
+        let close = open + 1 + name.len();
+        from = if rest.starts_with('{') {
+            open + 2
+        } else if !name.is_empty() && text[close..].starts_with('}') {
+            found.push((open..close + 1, name));
+            close + 1
         } else {
-            from = open + 1;
-        }
+            open + 1
+        };
     }
     found
 }
 
+/// What becomes of `{{` and `}}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Braces {
+    /// They become `{` and `}`.
+    Single,
+    /// They stay, and braces in what is put in are doubled, because somebody else reads the text as a template.
+    Doubled,
+}
+
 /// Replaces every `{name}` in `text` by what `value` gives for it; `None` leaves it as it is.
-pub fn substitute(text: &str, mut value: impl FnMut(&str) -> Result<Option<String>>) -> Result<String> {
+pub fn substitute(
+    text: &str,
+    braces: Braces,
+    mut value: impl FnMut(&str) -> Result<Option<String>>,
+) -> Result<String> {
+    let plain = |out: &mut String, part: &str| match braces {
+        Braces::Single => out.push_str(&part.replace("{{", "{").replace("}}", "}")),
+        Braces::Doubled => out.push_str(part),
+    };
     let mut out = String::with_capacity(text.len());
     let mut end = 0;
     for (range, name) in placeholders(text) {
-        out.push_str(&text[end..range.start]);
-        match value(name)? {
-            Some(replacement) => out.push_str(&replacement),
-            None => out.push_str(&text[range.clone()]),
+        plain(&mut out, &text[end..range.start]);
+        match (value(name)?, braces) {
+            (Some(replacement), Braces::Single) => out.push_str(&replacement),
+            (Some(replacement), Braces::Doubled) => {
+                out.push_str(&replacement.replace('{', "{{").replace('}', "}}"));
+            }
+            (None, _) => out.push_str(&text[range.clone()]),
         }
         end = range.end;
     }
-    out.push_str(&text[end..]);
+    plain(&mut out, &text[end..]);
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Braces, placeholders, substitute};
+
+    fn names(text: &str) -> Vec<&str> {
+        placeholders(text).into_iter().map(|(_, name)| name).collect()
+    }
+
+    #[test]
+    fn names_and_braces() {
+        assert_eq!(names("a {b} {c-d}{e_1}"), ["b", "c-d", "e_1"]);
+        assert!(names("{} { a } {{x}} {").is_empty());
+        assert_eq!(names("{{{x}}}"), ["x"]);
+        let fill =
+            |text: &str, braces| substitute(text, braces, |name| Ok((name == "x").then(|| "{1}".to_owned())));
+        assert_eq!(fill("{{{x}}} {y} {{}}", Braces::Single).unwrap(), "{{1}} {y} {}");
+        assert_eq!(fill("{{{x}}} {y} {{}}", Braces::Doubled).unwrap(), "{{{{1}}}} {y} {{}}");
+    }
 }

@@ -13,8 +13,8 @@ use super::workspace::{CACHE, REGISTRY, normalize};
 use super::{KindSpec, Kinds, Node, Plan, Resources};
 use crate::error::{Error, Result};
 use crate::manifest::{
-    Content, Located, Mark, Pipeline, Place, Registry, Scope, Shape, StageEntry, Table, TextFile, parse_size,
-    placeholders, substitute, with_suggestion,
+    Braces, Content, Located, Mark, Pipeline, Place, Registry, Scope, Shape, StageEntry, Table, TextFile,
+    parse_size, placeholders, substitute, with_suggestion,
 };
 use crate::stages::{Form, KINDS, Kind};
 
@@ -42,7 +42,7 @@ impl Plan {
     /// [`Plan::load`] with other built-in kinds, and another value for `{DATA_DIR}`.
     pub fn load_with(builtin: &[Kind], data_dir: &Path, workspace: &Path, manifest: &Path) -> Result<Plan> {
         let path = find_manifest(workspace, manifest)?;
-        let pipeline = Pipeline::parse(TextFile::read(&path, manifest)?)?;
+        let pipeline = Pipeline::parse(TextFile::read(&path, shown(&path))?)?;
         let registry = read_registry(workspace, data_dir)?;
         let mut kinds = Kinds::new(builtin, workspace, &path);
         let drafts = draft_all(&pipeline, &mut kinds)?;
@@ -59,6 +59,12 @@ impl Plan {
     }
 }
 
+/// A path as errors name it: relative to the current folder if it lies in there.
+fn shown(path: &Path) -> PathBuf {
+    let here = std::env::current_dir().ok();
+    here.and_then(|here| path.strip_prefix(here).ok()).unwrap_or(path).to_owned()
+}
+
 fn find_manifest(workspace: &Path, manifest: &Path) -> Result<PathBuf> {
     let here = std::path::absolute(manifest).unwrap_or_else(|_| manifest.to_owned());
     let there = workspace.join(manifest);
@@ -67,7 +73,7 @@ fn find_manifest(workspace: &Path, manifest: &Path) -> Result<PathBuf> {
             return Ok(normalize(path));
         }
     }
-    let error = Error::invalid(format!("there is no pipeline {}", manifest.display()));
+    let error = Error::invalid(format!("there is no pipeline {}", shown(&here).display()));
     let siblings: Vec<String> = here
         .parent()
         .and_then(|folder| folder.read_dir().ok())
@@ -79,7 +85,7 @@ fn find_manifest(workspace: &Path, manifest: &Path) -> Result<PathBuf> {
         .collect();
     let name = manifest.file_name().unwrap_or_default().to_string_lossy();
     Err(match crate::error::nearest(&name, siblings.iter().map(String::as_str)) {
-        Some(near) => error.hint(format!("did you mean `{}`?", manifest.with_file_name(near).display())),
+        Some(near) => error.hint(format!("did you mean `{}`?", shown(&here).with_file_name(near).display())),
         None => error,
     })
 }
@@ -209,7 +215,7 @@ fn view(kind: &KindSpec, stage: &str, dataset: Option<&str>) -> Result<PathBuf> 
     if dataset.is_none() && placeholders(text).iter().any(|(_, name)| *name == "dataset") {
         return Ok(default());
     }
-    let view = substitute(text, |name| match name {
+    let view = substitute(text, Braces::Single, |name| match name {
         "stage" => Ok(Some(stage.to_owned())),
         "dataset" => Ok(dataset.map(str::to_owned)),
         name => {
@@ -315,10 +321,11 @@ fn render_command(command: &[Located], kind: &KindSpec, parameters: &Value) -> R
             && *whole == (0..text.len())
             && let Some(Value::Array(items)) = parameters.get(*name)
         {
-            rendered.extend(items.iter().map(plain_text));
+            let double = |text: String| text.replace('{', "{{").replace('}', "}}");
+            rendered.extend(items.iter().map(plain_text).map(double));
             continue;
         }
-        rendered.push(substitute(text, |name| match parameters.get(name) {
+        rendered.push(substitute(text, Braces::Doubled, |name| match parameters.get(name) {
             _ if is_input(name) => Ok(None),
             Some(Value::Array(_) | Value::Object(_)) => {
                 let place = argument.place.of_part(&format!("{{{name}}}"));

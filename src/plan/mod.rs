@@ -27,7 +27,7 @@ use bind::Bound;
 pub use diff::Change;
 pub use key::Key;
 pub(crate) use kinds::{KindSpec, Kinds};
-pub use workspace::{CACHE, REGISTRY, find_workspace, locate_workspace};
+pub use workspace::{CACHE, REGISTRY, find_workspace};
 
 /// A pipeline, resolved as far as that is possible before anything runs.
 pub struct Plan {

@@ -2,8 +2,6 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use crate::error::{Context, Error, Result};
-
 /// The registry of datasets, in the workspace.
 pub const REGISTRY: &str = "datasets.toml";
 /// The store, in the workspace.
@@ -13,21 +11,6 @@ pub const CACHE: &str = "cache";
 pub fn find_workspace(start: &Path) -> PathBuf {
     let is_workspace = |folder: &&Path| folder.join(REGISTRY).is_file() || folder.join(CACHE).is_dir();
     start.ancestors().find(is_workspace).unwrap_or(start).to_owned()
-}
-
-/// The absolute path of the workspace: `given`, or the one that is found from the current folder.
-pub fn locate_workspace(given: Option<&Path>) -> Result<PathBuf> {
-    let current = std::env::current_dir().context(|| "cannot tell the current folder".to_owned())?;
-    match given {
-        None => Ok(find_workspace(&current)),
-        Some(folder) => {
-            let folder = current.join(folder);
-            std::fs::canonicalize(&folder)
-                .ok()
-                .filter(|folder| folder.is_dir())
-                .ok_or_else(|| Error::invalid(format!("there is no folder {}", folder.display())))
-        }
-    }
 }
 
 /// Why a path can't be a source.
