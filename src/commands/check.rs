@@ -1,14 +1,28 @@
 //! `cmx check`: reads a pipeline and everything it names, and runs nothing.
 
+use std::path::PathBuf;
+
 use super::Surroundings;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::plan::Plan;
 
 /// Check a pipeline and everything it names, without running anything
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// The pipelines' manifests
+    #[arg(required = true, value_name = "PIPELINE")]
+    pipelines: Vec<PathBuf>,
+}
 
 impl Args {
-    pub fn run(self, _surroundings: &Surroundings) -> Result<()> {
-        Err(Error::new("`cmx check` is not built yet"))
+    pub fn run(self, surroundings: &Surroundings) -> Result<()> {
+        let workspace = surroundings.workspace()?;
+        for manifest in &self.pipelines {
+            let plan = Plan::load(&workspace, manifest)?;
+            let stages = plan.order.len();
+            let plural = if stages == 1 { "" } else { "s" };
+            println!("{}: {stages} stage{plural}, ok", manifest.display());
+        }
+        Ok(())
     }
 }

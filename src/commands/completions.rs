@@ -1,14 +1,21 @@
 //! `cmx completions`: completion scripts for shells.
 
-use super::Surroundings;
-use crate::error::{Error, Result};
+use clap::CommandFactory;
+
+use super::{Cli, Surroundings};
+use crate::error::Result;
 
 /// Print a completion script for a shell
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// The shell
+    #[arg(value_enum)]
+    shell: clap_complete::Shell,
+}
 
 impl Args {
     pub fn run(self, _surroundings: &Surroundings) -> Result<()> {
-        Err(Error::new("`cmx completions` is not built yet"))
+        clap_complete::generate(self.shell, &mut Cli::command(), "cmx", &mut std::io::stdout());
+        Ok(())
     }
 }

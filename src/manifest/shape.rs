@@ -277,6 +277,7 @@ fn pointer(at: &str, key: &str) -> String {
     format!("{at}/{}", key.replace('~', "~0").replace('/', "~1"))
 }
 
+/// A value as JSON, whatever its shape.
 fn any(value: &Located) -> Value {
     match &value.content {
         Content::String(text) => text.clone().into(),
@@ -284,9 +285,14 @@ fn any(value: &Located) -> Value {
         Content::Float(number) => (*number).into(),
         Content::Boolean(yes) => (*yes).into(),
         Content::List(items) => items.iter().map(any).collect(),
-        Content::Table(table) => {
-            Value::Object(sorted(table).into_iter().map(|entry| (entry.key.clone(), any(&entry.value))).collect())
-        }
+        Content::Table(table) => table.to_json(),
+    }
+}
+
+impl Table {
+    /// The table as JSON, keys sorted.
+    pub fn to_json(&self) -> Value {
+        Value::Object(sorted(self).into_iter().map(|entry| (entry.key.clone(), any(&entry.value))).collect())
     }
 }
 
@@ -381,13 +387,7 @@ fn is_null(schema: &Value) -> bool {
 
 impl Mark {
     fn parse(text: &str) -> Option<Self> {
-        Some(match text {
-            "input" => Mark::Input,
-            "documents" => Mark::Documents,
-            "dataset" => Mark::Dataset,
-            "share" => Mark::Share,
-            _ => return None,
-        })
+        [Mark::Input, Mark::Documents, Mark::Dataset, Mark::Share].into_iter().find(|mark| mark.as_str() == text)
     }
 }
 

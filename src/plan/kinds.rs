@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use serde_json::Value;
+
 use crate::error::{Error, Result};
 use crate::manifest::{
-    Content, Field, KindManifest, Located, Mark, Place, Shape, Table, TextFile, is_kind_name, with_suggestion,
+    Content, Field, KindManifest, KindSchema, Located, Mark, Place, Shape, Table, TextFile, is_kind_name,
+    with_suggestion,
 };
 use crate::stages::Kind;
 
@@ -18,6 +21,25 @@ pub(crate) struct KindSpec {
     pub manifest: KindManifest,
     /// Always a [`Shape::Group`].
     pub shape: Shape,
+    /// JSON Schema of the parameters.
+    schema: Value,
+}
+
+/// Every kind that pipelines of a workspace can use, for the schema of a pipeline.
+pub fn kind_schemas(builtin: &[Kind], workspace: &Path) -> Result<Vec<KindSchema>> {
+    let kinds = Kinds::new(builtin, workspace, workspace);
+    let mut schemas = Vec::new();
+    for name in kinds.names() {
+        if let Some(kind) = kinds.read_kind(&name)? {
+            schemas.push(KindSchema {
+                name,
+                description: kind.manifest.description,
+                parameters: kind.schema,
+                defaults: kind.manifest.parameters.to_json(),
+            });
+        }
+    }
+    Ok(schemas)
 }
 
 /// Looks kinds up, each read once.
@@ -111,8 +133,9 @@ impl<'a> Kinds<'a> {
                         .error(format!("`{name}` is a built-in kind and can't have a command"), "not allowed here")
                         .hint("give the file of your own kind another name"));
                 }
-                let shape = Shape::of_schema(kind.schema().as_value());
-                Ok(Some(KindSpec { name: name.to_owned(), revision: kind.revision, manifest, shape }))
+                let schema = kind.schema().to_value();
+                let shape = Shape::of_schema(&schema);
+                Ok(Some(KindSpec { name: name.to_owned(), revision: kind.revision, manifest, shape, schema }))
             }
             (None, Some(file)) => {
                 if manifest.command.is_none() {
@@ -123,7 +146,8 @@ impl<'a> Kinds<'a> {
                         ));
                 }
                 let shape = shape_of_users_kind(&manifest)?;
-                Ok(Some(KindSpec { name: name.to_owned(), revision: 0, manifest, shape }))
+                let schema = shape.to_schema();
+                Ok(Some(KindSpec { name: name.to_owned(), revision: 0, manifest, shape, schema }))
             }
             (None, None) => Ok(None),
         }

@@ -26,6 +26,7 @@ use crate::store::Digest;
 use bind::Bound;
 pub use diff::Change;
 pub use key::Key;
+pub use kinds::kind_schemas;
 pub(crate) use kinds::{KindSpec, Kinds};
 pub use workspace::{CACHE, REGISTRY, find_workspace};
 

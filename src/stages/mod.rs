@@ -95,6 +95,7 @@ kinds! {
     parquet2jsonl::Parquet2Jsonl => "parquet2jsonl.toml",
     split::Split => "split.toml",
     encode::Encode => "encode.toml",
+    command::Command => "command.toml",
 }
 
 /// The built-in kind of that name.
