@@ -1,23 +1,15 @@
 //! The kinds of stages: one file each, and the registry that names them all.
 
 mod command;
-pub mod inputs;
-mod train;
 mod download;
 mod encode;
-pub mod inputs;
-mod parquet2jsonl;
-mod split;
 mod expand;
 pub mod inputs;
 mod merge;
 mod new_model;
-mod download;
-mod encode;
-mod command;
-pub mod inputs;
 mod parquet2jsonl;
 mod split;
+mod train;
 mod work;
 
 use schemars::{JsonSchema, Schema};
@@ -83,18 +75,14 @@ macro_rules! kinds {
 }
 
 kinds! {
-    train::Train => "train.toml",
     download::Download => "download.toml",
     parquet2jsonl::Parquet2Jsonl => "parquet2jsonl.toml",
     split::Split => "split.toml",
     encode::Encode => "encode.toml",
     new_model::NewModel => "new-model.toml",
     expand::Expand => "expand.toml",
+    train::Train => "train.toml",
     merge::Merge => "merge.toml",
-    download::Download => "download.toml",
-    parquet2jsonl::Parquet2Jsonl => "parquet2jsonl.toml",
-    split::Split => "split.toml",
-    encode::Encode => "encode.toml",
     command::Command => "command.toml",
 }
 

@@ -7,6 +7,7 @@ mod normalizer;
 mod pair_map;
 mod proto;
 mod sentencepiece;
+pub mod trainer;
 mod user_defined;
 
 use std::path::{Path, PathBuf};
