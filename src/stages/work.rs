@@ -69,12 +69,21 @@ impl Work {
 
     /// A sentence for the log.
     pub fn info(&self, text: impl Into<String>) {
-        self.line.send(&WorkerEvent::Message { level: Level::Info, text: text.into() });
+        self.say(Level::Info, text.into());
     }
 
     /// A sentence for the log and for the user.
     pub fn warn(&self, text: impl Into<String>) {
-        self.line.send(&WorkerEvent::Message { level: Level::Warn, text: text.into() });
+        self.say(Level::Warn, text.into());
+    }
+
+    /// A worker's standard error is the stage's log.
+    fn say(&self, level: Level, text: String) {
+        match level {
+            Level::Info => eprintln!("{text}"),
+            Level::Warn => eprintln!("warning: {text}"),
+        }
+        self.line.send(&WorkerEvent::Message { level, text });
     }
 
     /// A named figure of the result, kept in the receipt.

@@ -58,7 +58,12 @@ impl Project {
 
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(CMX);
-        command.args(arguments).current_dir(self.path()).env("NO_COLOR", "1").env_remove("DATA_DIR").stdin(Stdio::null());
+        command
+            .args(arguments)
+            .current_dir(self.path())
+            .env("NO_COLOR", "1")
+            .env_remove("DATA_DIR")
+            .stdin(Stdio::null());
         command
     }
 

@@ -25,7 +25,7 @@ pub trait Display {
 /// The sentences that a run's turning points are told in; `None` for what only moves a bar.
 fn sentence(event: &RunEvent) -> Option<String> {
     Some(match event {
-        RunEvent::StageStarted { stage, why, .. } => format!("{stage}: {}", reasons(why)),
+        RunEvent::StageStarted { stage, why, .. } => format!("{stage}: starts ({})", reasons(why)),
         RunEvent::StageWaits { stage, holder } => format!("{stage}: waiting for {holder}"),
         RunEvent::StageFinished { stage, seconds: elapsed, same, .. } => {
             let same = if *same { ", the same as before" } else { "" };

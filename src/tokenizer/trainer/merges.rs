@@ -7,10 +7,10 @@
 use std::collections::HashSet;
 
 use super::super::pair_map::{PairMap, pair_key};
+use super::Rules;
 use super::agenda::Agenda;
 use super::shape::Shape;
 use super::words::Words;
-use super::Rules;
 use crate::error::{Error, Result};
 
 /// A slot between words, and one with a character that is no piece: nothing joins over it.
@@ -274,7 +274,9 @@ impl<'a> Learner<'a> {
         self.neighbours.begin(self.symbols.len());
         let places = std::mem::replace(&mut self.pairs[best as usize].places, Places::Pool(0, 0));
         match places {
-            Places::Own(places) => places.iter().for_each(|&at| self.replace(best, (left, l), (right, r), union, at)),
+            Places::Own(places) => {
+                places.iter().for_each(|&at| self.replace(best, (left, l), (right, r), union, at))
+            }
             Places::Pool(start, end) => {
                 for place in start..end {
                     self.replace(best, (left, l), (right, r), union, self.pool[place]);

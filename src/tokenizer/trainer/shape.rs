@@ -88,10 +88,12 @@ mod tests {
     #[test]
     fn pieces_keep_to_one_script_and_to_spaces_in_front() {
         let rules = Rules::SENTENCEPIECE;
-        for parts in [&["▁", "中"][..], &["中", "の", "ー"], &["a", "\u{301}", "b"], &["1", "2"], &["▁ab", "c"]] {
+        for parts in [&["▁", "中"][..], &["中", "の", "ー"], &["a", "\u{301}", "b"], &["1", "2"], &["▁ab", "c"]]
+        {
             assert!(joins(parts, &rules), "{parts:?}");
         }
-        for parts in [&["a", "中"][..], &["F", "1"], &["中", "。"], &["a", "▁"], &["▁", "▁"], &["▁", "▁a"]] {
+        for parts in [&["a", "中"][..], &["F", "1"], &["中", "。"], &["a", "▁"], &["▁", "▁"], &["▁", "▁a"]]
+        {
             assert!(!joins(parts, &rules), "{parts:?}");
         }
         let llama = Rules { split_digits: true, allow_whitespace_only_pieces: true, ..rules };
