@@ -72,7 +72,7 @@ impl FromStr for Ratio {
             return Err(wrong("is not of the form train:dev".into()));
         };
         let share = |name: &str, share: &str| match share.trim().parse::<i128>() {
-            Err(_) => Err(wrong(format!("is not one of whole numbers: `{}`", share.trim()))),
+            Err(_) => Err(wrong(format!("is not made of whole numbers: `{}`", share.trim()))),
             Ok(0) => Err(wrong(format!("leaves nothing for {name}"))),
             Ok(number) if number < 0 => Err(wrong(format!("is negative for {name}"))),
             Ok(number) => {
