@@ -55,13 +55,17 @@ pub struct Written {
 impl BlockWriter {
     /// `folder` is created; it must not exist.
     pub fn create(folder: &Path, sequence_length: usize) -> Result<Self> {
+        Self::with_shards_of(SHARD_BYTES, folder, sequence_length)
+    }
+
+    fn with_shards_of(shard_bytes: usize, folder: &Path, sequence_length: usize) -> Result<Self> {
         std::fs::create_dir(folder).context(|| format!("cannot create {}", folder.display()))?;
         // 4 + 1 + 8 bytes a token, and an offset in each of the three lists.
         let row_bytes = 13 * sequence_length.max(1) + 12;
         Ok(Self {
             folder: folder.to_path_buf(),
             schema: schema(),
-            rows_per_shard: (SHARD_BYTES / row_bytes).max(1),
+            rows_per_shard: (shard_bytes / row_bytes).max(1),
             rows_per_batch: (BATCH_TOKENS / sequence_length.max(1)).clamp(1, BATCH_ROWS),
             shard: None,
             shards: 0,
@@ -207,4 +211,41 @@ fn schema() -> SchemaRef {
     ];
     let info = json!({"info": {"features": features()}}).to_string();
     Arc::new(Schema::new_with_metadata(fields, HashMap::from([("huggingface".to_owned(), info)])))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::corpus::Blocks;
+
+    #[test]
+    fn shards_follow_one_another() {
+        for rows in [0, 1, 99, 100, 101, 250] {
+            let folder = tempfile::tempdir().unwrap();
+            let folder = folder.path().join("blocks");
+            // A hundred rows of four ids.
+            let mut writer = BlockWriter::with_shards_of(100 * (4 * 13 + 12), &folder, 4).unwrap();
+            for row in 0..rows {
+                writer.push(&[row, 1, 2, 3]).unwrap();
+            }
+            assert_eq!(writer.finish().unwrap(), Written { rows: rows.into(), tokens: 4 * u64::from(rows) });
+            let shards = rows.div_ceil(100).max(1);
+            let last = format!("data-{:05}-of-{shards:05}.arrow", shards - 1);
+            assert!(folder.join(last).is_file());
+            assert_eq!(std::fs::read_dir(&folder).unwrap().count() as u32, shards + 2);
+            let blocks = Blocks::open(&folder).unwrap();
+            assert_eq!(blocks.len() as u32, rows);
+            for row in 0..rows {
+                assert_eq!(blocks.row(row as usize).unwrap(), [row, 1, 2, 3]);
+            }
+        }
+    }
+
+    #[test]
+    fn an_id_beyond_int32_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = BlockWriter::create(&folder.path().join("blocks"), 4).unwrap();
+        let error = writer.push(&[1 << 31]).unwrap_err();
+        assert_eq!(error.message(), "the token id 2147483648 does not fit int32");
+    }
 }

@@ -96,7 +96,7 @@ impl Download {
             revision = revision.or(source.revision);
             include = include.or(Some(source.include));
             exclude = exclude.or(Some(source.exclude));
-            if repo.is_some() == !urls.is_empty() {
+            if repo.is_some() != urls.is_empty() {
                 let name = &dataset.name;
                 let message = if repo.is_some() { "both `repo` and `urls`" } else { "neither `repo` nor `urls`" };
                 return Err(Error::invalid(format!("the dataset `{name}` has {message} to come from"))

@@ -15,8 +15,11 @@ use crate::error::{Error, Result};
 use crate::events::Unit;
 
 /// `train.parquet` becomes `train.jsonl`: a row a line, as Python's `json.dumps(row, ensure_ascii=False)` writes it.
+/// Dates and times are ISO 8601, decimals strings of all their digits, maps arrays of pairs; NaN and the infinities,
+/// which JSON lacks, are `null`.
+///
 /// Parquet files in different folders keep their paths in their names: `en/train.parquet` beside `zh/train.parquet`
-/// becomes `en-train.jsonl`. How each type is written stands in `docs/formats.md`.
+/// becomes `en-train.jsonl`.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Parquet2Jsonl {
