@@ -169,7 +169,7 @@ fn other_writers_blocks_are_read_too() {
     }
     let state = json!({"_data_files": [{"filename": "a.arrow"}, {"filename": "b.arrow"}], "_split": null});
     std::fs::write(folder.path().join("state.json"), state.to_string()).unwrap();
-    assert_eq!(rows(folder.path()), vec![[1, 65535].as_slice(), &[7]].repeat(4));
+    assert_eq!(rows(folder.path()), [[1, 65535].as_slice(), &[7]].repeat(4));
     let error = Blocks::open(folder.path()).unwrap().row(8).unwrap_err();
     assert_eq!(error.message(), "block 8 was asked for, but there are only 8");
 
