@@ -1,8 +1,10 @@
 //! The kinds of stages: one file each, and the registry that names them all.
 
 mod command;
+mod compare;
 mod download;
 mod encode;
+mod eval;
 mod expand;
 pub mod inputs;
 mod merge;
@@ -83,6 +85,8 @@ kinds! {
     expand::Expand => "expand.toml",
     train::Train => "train.toml",
     merge::Merge => "merge.toml",
+    eval::Eval => "eval.toml",
+    compare::Compare => "compare.toml",
     command::Command => "command.toml",
 }
 
