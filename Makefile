@@ -1,0 +1,72 @@
+# make quickstart   builds cmx and runs the example pipeline, offline
+# make test         formatter, linter, all tests; needs no Python
+# make lint         formatter and linter alone
+# make bench        the benchmarks of benches/
+# make parity       comparisons with the Python programs whose formats cmx reads and writes
+
+# rustup's programs are found also by a shell that was open when Rust was installed.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+PYTHON ?= python3
+VENV   := .venv-parity
+CMX    := target/release/cmx
+# Corpora and tokenizers for the comparisons that need real ones; without the folder they are left out.
+SHARED ?= ../shared/data
+
+.PHONY: quickstart build test lint bench parity tools linters
+
+quickstart: build
+	./$(CMX) run pipelines/quickstart.toml
+
+build: tools
+	cargo build --release
+
+test: lint
+	cargo test --release
+
+lint: tools linters
+	cargo fmt --check
+	cargo clippy --release --all-targets -- -D warnings
+
+# benches/NAME.rs is ours; NAME.sh and NAME.py are its peers, which say themselves what they need.
+bench: build
+	@set -e; for file in benches/*; do \
+		name=$$(basename "$$file"); \
+		case "$$name" in \
+			*.rs) echo "== $$name"; cargo bench --bench "$${name%.rs}" ;; \
+			*.sh) echo "== $$name"; sh "$$file" ;; \
+			*.py) echo "== $$name"; $(PYTHON) "$$file" || echo "$$name: left out" ;; \
+		esac; \
+	done
+
+parity: build $(VENV)/installed
+	CMX_PYTHON="$(CURDIR)/$(VENV)/bin/python" cargo test --release -- --ignored
+	$(VENV)/bin/python tests/parity/peft_merge.py $(CMX)
+	@if [ -d "$(SHARED)/tokenizers" ]; then set -x; \
+		$(VENV)/bin/python tests/parity/expand_means.py $(CMX) \
+			$(SHARED)/tokenizers/llama-32000.model $(SHARED)/tokenizers/ymcui-chinese-llama2-55296.model; \
+	else echo "expand_means.py is left out: there is no $(SHARED)/tokenizers"; fi
+
+$(VENV)/installed: tests/parity/requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --requirement $<
+	touch $@
+
+# Rust, and the C compiler with which zstd, BLAKE3 and ring are built.
+tools:
+	@command -v cargo >/dev/null || { \
+		echo "cargo is missing; this installs Rust on Debian and macOS:"; \
+		echo "  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile default"; \
+		exit 1; }
+	@command -v cc >/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -q && apt-get install -qy --no-install-recommends gcc libc6-dev; \
+		elif command -v apt-get >/dev/null; then \
+			echo "cc is missing; install it with: sudo apt-get install gcc libc6-dev"; exit 1; \
+		else \
+			echo "cc is missing; on macOS install it with: xcode-select --install"; exit 1; \
+		fi; }
+
+linters:
+	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || { \
+		echo "rustfmt or clippy is missing; install them with: rustup component add rustfmt clippy"; exit 1; }
