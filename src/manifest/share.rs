@@ -1,14 +1,15 @@
 //! An entry of a training mix as it is written: `0.1:SkyPile-150B-2023`.
 
-use super::value::Located;
+use super::value::{Content, Located};
 use crate::error::Result;
 
-/// `RATIO:NAME`.
-#[derive(Clone, Debug, PartialEq)]
+/// `RATIO:NAME` or `RATIO:@stage`.
+#[derive(Clone, Debug)]
 pub struct ShareText {
     /// Finite and above 0.
     pub ratio: f64,
-    pub dataset: String,
+    /// What stands after the colon, and where.
+    pub dataset: Located,
 }
 
 impl ShareText {
@@ -38,6 +39,7 @@ impl ShareText {
         if dataset.is_empty() {
             return Err(value.error(format!("share \"{text}\" names no dataset"), "no name after the colon"));
         }
-        Ok(Self { ratio, dataset: dataset.to_owned() })
+        let content = Content::String(dataset.to_owned());
+        Ok(Self { ratio, dataset: Located { content, place: value.place.of_part(dataset) } })
     }
 }

@@ -59,6 +59,8 @@ pub(crate) struct BoundDataset {
     pub provider: Option<NodeIndex>,
     /// Whether the names of the splits' files matter to the stage: it takes or provides them.
     pub has_splits: bool,
+    /// Asked for by its name, not as `@stage`.
+    pub by_name: bool,
 }
 
 impl Bound {
@@ -89,8 +91,10 @@ pub(super) struct Binder<'a> {
     pub registry: &'a Registry,
     /// Stage → its instances; a stage without `foreach` has one without a name.
     pub stages: BTreeMap<&'a str, Vec<(Option<&'a str>, NodeIndex)>>,
-    /// (dataset, form) → the stage that provides it.
+    /// (dataset, form) → the stage that provides it to those who ask for the dataset by name.
     pub providers: BTreeMap<(&'a str, Form), NodeIndex>,
+    /// What each stage provides, by its index.
+    pub provided: Vec<Option<(&'a str, Form)>>,
     /// Views, relative to the workspace, and the names of their stages.
     pub views: Vec<(&'a Path, &'a str)>,
     /// Kinds that provide a form: for advice.
@@ -102,7 +106,7 @@ impl Binder<'_> {
     pub fn expand_lists(&self, shape: &Shape, value: &mut Located) -> Result<()> {
         match (shape, &mut value.content) {
             (Shape::List(item), Content::List(items)) => {
-                if !matches!(**item, Shape::Input(Mark::Input | Mark::Documents)) {
+                if !matches!(**item, Shape::Input(Mark::Input | Mark::Documents | Mark::Dataset)) {
                     return items.iter_mut().try_for_each(|value| self.expand_lists(item, value));
                 }
                 let mut expanded = Vec::with_capacity(items.len());
@@ -156,10 +160,10 @@ impl Binder<'_> {
                 None => Origin::Documents(self.location(found.value)?),
                 Some(reference) => self.documents(found.value, reference, asker)?,
             },
-            Mark::Dataset => Origin::Dataset(self.dataset(found.value, &written, asker)?),
+            Mark::Dataset => Origin::Dataset(self.dataset(found.value, asker)?),
             Mark::Share => {
                 let share = ShareText::parse(found.value)?;
-                Origin::Share { ratio: share.ratio, dataset: self.dataset(found.value, &share.dataset, asker)? }
+                Origin::Share { ratio: share.ratio, dataset: self.dataset(&share.dataset, asker)? }
             }
         };
         Ok(Bound { pointer: found.pointer, written, origin })
@@ -262,24 +266,63 @@ impl Binder<'_> {
     }
 
     /// The dataset in the nearest form at or below the one that the asker takes: from a stage of this pipeline, or
-    /// else from the registry's root.
-    fn dataset(&self, value: &Located, name: &str, asker: &Asker<'_>) -> Result<BoundDataset> {
+    /// else from the registry's root. `@stage` takes the form that this very stage provides.
+    fn dataset(&self, value: &Located, asker: &Asker<'_>) -> Result<BoundDataset> {
+        let name = value.string("a dataset")?;
+        let forms = asker.takes.map_or(Vec::new(), forms_for);
+        if let Some(reference) = StageReference::parse(value)? {
+            return self.dataset_of_stage(value, &reference, &forms, asker);
+        }
         let entry = self.entry(value, name)?.clone();
-        let has_splits = asker.takes.max(asker.provides) >= Some(Form::Split);
+        let has_splits = asker.has_splits();
         let Some(takes) = asker.takes else {
-            return Ok(BoundDataset { entry, form: None, provider: None, has_splits });
+            return Ok(BoundDataset { entry, form: None, provider: None, has_splits, by_name: true });
         };
-        // Token blocks can be had from nothing but token blocks; a form of text can stand for the next one.
-        let forms =
-            Form::ALL.into_iter().rev().filter(|form| *form == takes || (*form < takes && takes < Form::Encoded));
-        let forms: Vec<Form> = forms.collect();
         let provided = forms.iter().find_map(|form| Some((*form, self.provider(name, *form, asker)?)));
         if let Some((form, node)) = provided {
-            return Ok(BoundDataset { entry, form: Some(form), provider: Some(node), has_splits });
+            return Ok(BoundDataset { entry, form: Some(form), provider: Some(node), has_splits, by_name: true });
         }
         match forms.iter().find(|form| is_registered(&entry, **form)) {
-            Some(form) => Ok(BoundDataset { entry, form: Some(*form), provider: None, has_splits }),
+            Some(form) => Ok(BoundDataset { entry, form: Some(*form), provider: None, has_splits, by_name: true }),
             None => Err(self.no_form(value, &entry, takes, asker)),
+        }
+    }
+
+    fn dataset_of_stage(
+        &self,
+        value: &Located,
+        reference: &StageReference,
+        forms: &[Form],
+        asker: &Asker<'_>,
+    ) -> Result<BoundDataset> {
+        let node = self.stage(value, reference)?;
+        let stage = &reference.stage;
+        if asker.provides.is_some() {
+            // Its own dataset would have no name before the graph is known.
+            return Err(value
+                .error(format!("a stage of kind `{}` takes its dataset by name", asker.kind), "a name is expected")
+                .hint("write the name of the dataset in datasets.toml"));
+        }
+        match self.provided[node.index()] {
+            Some((name, form)) if forms.contains(&form) && reference.part.is_none() => {
+                let entry = self.entry(value, name)?.clone();
+                Ok(BoundDataset {
+                    entry,
+                    form: Some(form),
+                    provider: Some(node),
+                    has_splits: asker.has_splits(),
+                    by_name: false,
+                })
+            }
+            Some((name, form)) => Err(value.error(
+                format!("stage `{stage}` provides the {} form of dataset \"{name}\"", form.as_str()),
+                format!(
+                    "`{}` needs the {} form",
+                    asker.kind,
+                    forms.first().map_or("registered", |form| form.as_str())
+                ),
+            )),
+            None => Err(value.error(format!("stage `{stage}` provides no dataset"), "a dataset is expected")),
         }
     }
 
@@ -308,7 +351,7 @@ impl Binder<'_> {
         let Some((form, provider)) = provided.or_else(registered) else {
             return Err(self.no_form(value, &entry, forms[0], asker));
         };
-        let dataset = BoundDataset { entry, form: Some(form), provider, has_splits: true };
+        let dataset = BoundDataset { entry, form: Some(form), provider, has_splits: true, by_name: true };
         Ok(Origin::DatasetDocuments { dataset, split: reference.split })
     }
 
@@ -329,6 +372,20 @@ impl Binder<'_> {
             None => error.hint(format!("put its files under {}", entry.root_text)),
         }
     }
+}
+
+impl Asker<'_> {
+    /// Whether the names of splits matter to the stage.
+    fn has_splits(&self) -> bool {
+        self.takes.max(self.provides) >= Some(Form::Split)
+    }
+}
+
+/// The forms that serve one who takes `takes`, best first. Token blocks can be had from nothing but token blocks; a
+/// form of text can stand for the next one.
+fn forms_for(takes: Form) -> Vec<Form> {
+    let serves = |form: &Form| *form == takes || (*form < takes && takes < Form::Encoded);
+    Form::ALL.into_iter().rev().filter(serves).collect()
 }
 
 /// Whether the registry's root holds a dataset in that form.

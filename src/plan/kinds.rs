@@ -25,9 +25,9 @@ pub(crate) struct KindSpec {
     schema: Value,
 }
 
-/// Every kind that pipelines of a workspace can use, for the schema of a pipeline.
+/// Every kind that the pipelines in `pipelines/` of a workspace can use, for the schema of a pipeline.
 pub fn kind_schemas(builtin: &[Kind], workspace: &Path) -> Result<Vec<KindSchema>> {
-    let kinds = Kinds::new(builtin, workspace, workspace);
+    let kinds = Kinds::new(builtin, workspace, &workspace.join("pipelines/any.toml"));
     let mut schemas = Vec::new();
     for name in kinds.names() {
         if let Some(kind) = kinds.read_kind(&name)? {

@@ -13,8 +13,8 @@ use super::workspace::{CACHE, REGISTRY, normalize};
 use super::{KindSpec, Kinds, Node, Plan, Resources};
 use crate::error::{Error, Result};
 use crate::manifest::{
-    Braces, Content, Located, Mark, Pipeline, Place, Registry, Scope, Shape, StageEntry, Table, TextFile,
-    parse_size, placeholders, substitute, with_suggestion,
+    Braces, Content, Instance, Located, Mark, Pipeline, Place, Registry, Scope, Shape, ShareText, StageEntry,
+    StageReference, Table, TextFile, parse_size, placeholders, substitute, with_suggestion,
 };
 use crate::stages::{Form, KINDS, Kind};
 
@@ -113,21 +113,20 @@ fn draft_all<'a>(pipeline: &'a Pipeline, kinds: &mut Kinds<'_>) -> Result<Vec<Dr
             }
         }
     }
+    share_out_views(&mut drafts)?;
+    Ok(drafts)
+}
+
+/// Two stages can't be seen at one place: those that would are seen under their own names.
+fn share_out_views(drafts: &mut [Draft<'_>]) -> Result<()> {
+    let contested: Vec<PathBuf> = (1..drafts.len())
+        .filter(|at| drafts[..*at].iter().any(|other| other.view == drafts[*at].view))
+        .map(|at| drafts[at].view.clone())
+        .collect();
+    for draft in drafts.iter_mut().filter(|draft| contested.contains(&draft.view)) {
+        draft.view = own_view(&draft.name);
+    }
     for (at, draft) in drafts.iter().enumerate() {
-        if let Some(other) =
-            drafts[..at].iter().find(|other| other.provides.is_some() && other.provides == draft.provides)
-            && let Some((dataset, form)) = &draft.provides
-        {
-            return Err(draft.entry.place.error(
-                format!(
-                    "stages `{}` and `{}` both provide the {} form of dataset \"{dataset}\"",
-                    other.name,
-                    draft.name,
-                    form.as_str()
-                ),
-                "the second one",
-            ));
-        }
         if let Some(other) = drafts[..at].iter().find(|other| other.view == draft.view) {
             return Err(draft.entry.place.error(
                 format!(
@@ -140,7 +139,65 @@ fn draft_all<'a>(pipeline: &'a Pipeline, kinds: &mut Kinds<'_>) -> Result<Vec<Dr
             ));
         }
     }
-    Ok(drafts)
+    Ok(())
+}
+
+/// Stages by name: the instances of each and their indices.
+type Stages<'a> = BTreeMap<&'a str, Vec<(Option<&'a str>, NodeIndex)>>;
+
+/// Which stage stands for a form of a dataset when the dataset is asked for by name. Of several that provide it, those
+/// that are referred to as `@stage` where a dataset is taken stand for themselves alone; one must be left.
+fn providers<'a>(drafts: &'a [Draft<'_>], stages: &Stages<'_>) -> Result<BTreeMap<(&'a str, Form), NodeIndex>> {
+    let mut referred = vec![false; drafts.len()];
+    for draft in drafts {
+        for found in draft.kind.shape.inputs(&draft.table) {
+            let value = match found.mark {
+                Mark::Dataset => Some(found.value.clone()),
+                Mark::Share => ShareText::parse(found.value).ok().map(|share| share.dataset),
+                Mark::Input | Mark::Documents => None,
+            };
+            let reference = value.and_then(|value| StageReference::parse(&value).ok().flatten());
+            let Some(reference) = reference else { continue };
+            for (instance, node) in stages.get(reference.stage.as_str()).into_iter().flatten() {
+                referred[node.index()] |= match &reference.instance {
+                    Some(Instance::Named(name)) => *instance == Some(name.as_str()),
+                    _ => true,
+                };
+            }
+        }
+    }
+    let mut groups: BTreeMap<(&str, Form), Vec<usize>> = BTreeMap::new();
+    for (at, draft) in drafts.iter().enumerate() {
+        if let Some((dataset, form)) = &draft.provides {
+            groups.entry((dataset, *form)).or_default().push(at);
+        }
+    }
+    let mut providers = BTreeMap::new();
+    for ((dataset, form), mut group) in groups {
+        if group.len() > 1 {
+            group.retain(|at| !referred[*at]);
+        }
+        match group[..] {
+            [] => {}
+            [only] => {
+                providers.insert((dataset, form), NodeIndex::new(only));
+            }
+            [first, second, ..] => {
+                let (first, second) = (&drafts[first], &drafts[second]);
+                let error = second.entry.place.error(
+                    format!(
+                        "stages `{}` and `{}` both provide the {} form of dataset \"{dataset}\"",
+                        first.name,
+                        second.name,
+                        form.as_str()
+                    ),
+                    "the second one",
+                );
+                return Err(error.hint(format!("where one of them is meant, write \"@{}\"", second.name)));
+            }
+        }
+    }
+    Ok(providers)
 }
 
 fn draft<'a>(
@@ -160,9 +217,8 @@ fn draft<'a>(
         resources.overlay(scope.expand_table(own)?);
     }
     let dataset = table.get("dataset").and_then(Located::as_str).map(str::to_owned);
-    let stage = name.replace('[', "-").replace(']', "");
     Ok(Draft {
-        view: view(kind, &stage, dataset.as_deref())?,
+        view: view(kind, &name, dataset.as_deref())?,
         provides: kind.manifest.provides.and_then(|form| Some((dataset?, form))),
         resources: read_resources(&resources)?,
         kind: kind.clone(),
@@ -207,16 +263,20 @@ fn read_resources(table: &Table) -> Result<Resources> {
     Ok(resources)
 }
 
+/// `outputs/split-books` for `split[books]`.
+fn own_view(name: &str) -> PathBuf {
+    Path::new("outputs").join(name.replace('[', "-").replace(']', ""))
+}
+
 /// Where a stage's view stands: the kind's own place if all it needs is known, else `outputs/STAGE`.
-fn view(kind: &KindSpec, stage: &str, dataset: Option<&str>) -> Result<PathBuf> {
-    let default = || Path::new("outputs").join(stage);
-    let Some(template) = &kind.manifest.view else { return Ok(default()) };
+fn view(kind: &KindSpec, name: &str, dataset: Option<&str>) -> Result<PathBuf> {
+    let Some(template) = &kind.manifest.view else { return Ok(own_view(name)) };
     let text = template.string("`view`")?;
     if dataset.is_none() && placeholders(text).iter().any(|(_, name)| *name == "dataset") {
-        return Ok(default());
+        return Ok(own_view(name));
     }
     let view = substitute(text, Braces::Single, |name| match name {
-        "stage" => Ok(Some(stage.to_owned())),
+        "stage" => Ok(Some(name.replace('[', "-").replace(']', ""))),
         "dataset" => Ok(dataset.map(str::to_owned)),
         name => {
             let place = template.place.of_part(&format!("{{{name}}}"));
@@ -243,21 +303,22 @@ fn build(
     kinds: &Kinds<'_>,
 ) -> Result<(DiGraph<Node, ()>, Places)> {
     let kinds_that_provide = |form: Form| kinds_that_provide(kinds, form);
-    let mut binder = Binder {
+    let mut stages = Stages::new();
+    for (at, draft) in drafts.iter().enumerate() {
+        stages.entry(&draft.entry.name).or_default().push((draft.instance.as_deref(), NodeIndex::new(at)));
+    }
+    let binder = Binder {
         workspace,
         registry,
-        stages: BTreeMap::new(),
-        providers: BTreeMap::new(),
+        providers: providers(drafts, &stages)?,
+        provided: drafts
+            .iter()
+            .map(|draft| draft.provides.as_ref().map(|(dataset, form)| (dataset.as_str(), *form)))
+            .collect(),
+        stages,
         views: drafts.iter().map(|draft| (draft.view.as_path(), draft.name.as_str())).collect(),
         kinds_that_provide: &kinds_that_provide,
     };
-    for (at, draft) in drafts.iter().enumerate() {
-        let node = NodeIndex::new(at);
-        binder.stages.entry(&draft.entry.name).or_default().push((draft.instance.as_deref(), node));
-        if let Some((dataset, form)) = &draft.provides {
-            binder.providers.insert((dataset, *form), node);
-        }
-    }
     let mut graph = DiGraph::with_capacity(drafts.len(), drafts.len());
     let mut places = Places::new();
     for (at, draft) in drafts.iter().enumerate() {

@@ -195,7 +195,11 @@ impl Resolver<'_> {
             return Ok(entry.root.clone());
         };
         let (digest, path) = self.artifact(provider)?;
-        self.input(&format!("dataset:{name} as {}", form.as_str()), digest);
+        if dataset.by_name {
+            self.input(&format!("dataset:{name} as {}", form.as_str()), digest);
+        } else {
+            self.input(&format!("@{}", self.plan.graph[provider].name), digest);
+        }
         Ok(path)
     }
 

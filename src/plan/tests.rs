@@ -438,3 +438,51 @@ fn where_data_lie_is_no_part_of_a_key() {
     };
     assert_eq!(key("data"), key("elsewhere"));
 }
+
+const TWICE: &str = r#"
+[stage.split]
+dataset = "laws"
+
+[stage.encode-first]
+use = "encode"
+dataset = "laws"
+tokenizer = "datasets.toml"
+
+[stage.encode]
+dataset = "laws"
+tokenizer = "datasets.toml"
+
+[stage.train]
+model = "datasets.toml"
+mix = ["1:@encode-first", "0.5:laws"]
+"#;
+
+#[test]
+fn a_stage_can_be_named_where_a_dataset_is_taken() {
+    let project = Project::new();
+    project.write("data/zh/laws/a.jsonl", "");
+    let plan = project.plan(TWICE);
+    let train = resolve(&plan, "train");
+    let path = |at: usize| train.parameters["mix"][at]["dataset"]["path"].clone();
+    assert_eq!((path(0), path(1)), (json!("/artifacts/encode-first"), json!("/artifacts/encode")));
+    let inputs: Vec<_> = train.key.items.iter().filter_map(|item| item.name.strip_prefix("input ")).collect();
+    assert_eq!(inputs, ["@encode-first", "dataset:laws as encoded", "datasets.toml"]);
+    let error = project.error(&TWICE.replace("1:@encode-first", "1:laws"));
+    assert_eq!(
+        error.message(),
+        "stages `encode-first` and `encode` both provide the encoded form of dataset \"laws\""
+    );
+    assert_eq!(error.advice(), Some("where one of them is meant, write \"@encode\""));
+    let error = project.error(&TWICE.replace("1:@encode-first", "1:@split"));
+    assert_eq!(
+        error.message(),
+        "stages `encode-first` and `encode` both provide the encoded form of dataset \"laws\""
+    );
+    let error = project.error(
+        &TWICE
+            .replace("1:@encode-first", "1:@split")
+            .replace("[stage.encode-first]", "[stage.x]\nuse = \"download\"\nrepo = \"a/b\"\n[stage.encode-first]")
+            .replace("0.5:laws", "1:@encode-first"),
+    );
+    assert_eq!(error.message(), "stage `split` provides the split form of dataset \"laws\"");
+}
