@@ -43,7 +43,7 @@ pub(super) struct Trace {
 }
 
 impl AttentionBlock {
-    /// The block's output [n, width], without the residual, of x [n, width].
+    /// x [n, width] plus the block's output.
     pub fn forward(&self, x: &Tensor, place: &Place, cache: Option<&mut Cache>) -> Result<(Tensor, Trace)> {
         let normed = ops::rms_norm(x, &self.norm.value, place.epsilon)?;
         let (q, q_inner) = self.q.forward(&normed, place.pass)?;
@@ -61,28 +61,28 @@ impl AttentionBlock {
         }
         let attention = Attention::forward(place.shape, &q, &k, &v)?;
         let (y, o_inner) = self.o.forward(&attention.output, place.pass)?;
+        ops::add(&y, x)?;
         Ok((y, Trace { normed, q, k, v, attention, inner: [q_inner, k_inner, v_inner, o_inner] }))
     }
 
-    /// Adds the gradient that reaches x through the block to `dx`, which holds that of the block's output `dy` as the
+    /// Adds the gradient that reaches x through the block to `dx`, which holds the gradient of the output, as the
     /// residual passes it on.
     pub fn backward(
         &self,
         x: &Tensor,
         trace: Trace,
-        dy: &Tensor,
         place: &Place,
         gradients: &mut Gradients,
         dx: &Tensor,
     ) -> Result<()> {
         let Trace { normed, q, k, v, attention, inner: [q_inner, k_inner, v_inner, o_inner] } = trace;
-        let dattention = attention.output.zeros_like()?;
+        let dattention = ops::zeros(attention.output.shape())?;
         let output = &attention.output;
-        self.o.backward((output, o_inner.as_ref()), dy, place.pass, gradients, &dattention, false)?;
+        self.o.backward((output, o_inner.as_ref()), dx, place.pass, gradients, &dattention, false)?;
         let (dq, dk, dv) = attention.backward(place.shape, &q, &k, &v, &dattention)?;
         place.rope.rotate(&dq, true)?;
         place.rope.rotate(&dk, true)?;
-        let dnormed = normed.zeros_like()?;
+        let dnormed = ops::zeros(normed.shape())?;
         self.q.backward((&normed, q_inner.as_ref()), &dq, place.pass, gradients, &dnormed, false)?;
         self.k.backward((&normed, k_inner.as_ref()), &dk, place.pass, gradients, &dnormed, true)?;
         self.v.backward((&normed, v_inner.as_ref()), &dv, place.pass, gradients, &dnormed, true)?;

@@ -43,56 +43,55 @@ struct ExpertTrace {
 }
 
 impl ExpertBlock {
-    /// Adds the block's output to `y` [n, width], which holds x: the residual.
-    pub fn forward(&self, x: &Tensor, place: &Place, y: &Tensor) -> Result<Trace> {
+    /// x [n, width] plus the block's output.
+    pub fn forward(&self, x: &Tensor, place: &Place) -> Result<(Tensor, Trace)> {
         let normed = ops::rms_norm(x, &self.norm.value, place.epsilon)?;
         let (logits, gate_inner) = self.gate.forward(&normed, place.pass)?;
         let routing = Routing::new(&logits, self.top)?;
-        let (mut traces, mut outputs) = (Vec::new(), Vec::new());
+        let outputs = ops::zeros((routing.token_of_row.len(), x.dim(1)?))?;
+        let mut traces = Vec::new();
         for (index, expert) in self.experts.iter().enumerate() {
             let rows = routing.rows_of(index);
             if rows.is_empty() {
                 traces.push(None);
                 continue;
             }
+            let output = outputs.narrow(0, rows.start, rows.len())?;
             let x = ops::gather_rows(&normed, &routing.token_of_row[rows])?;
             let (a, w1) = expert.w1.forward(&x, place.pass)?;
             let (b, w3) = expert.w3.forward(&x, place.pass)?;
-            let (output, w2) = expert.w2.forward(&ops::swiglu(&a, &b)?, place.pass)?;
-            outputs.push(output);
+            let w2 = expert.w2.forward_into(&ops::swiglu(&a, &b)?, place.pass, &output)?;
             traces.push(Some(ExpertTrace { x, a, b, inner: [w1, w2, w3] }));
         }
-        let outputs = Tensor::cat(&outputs, 0)?;
-        routing.combine(&outputs, y)?;
-        Ok(Trace { normed, gate_inner, routing, experts: traces, outputs })
+        let y = routing.combine(x, &outputs)?;
+        Ok((y, Trace { normed, gate_inner, routing, experts: traces, outputs }))
     }
 
-    /// Adds the gradient that reaches x through the block to `dx`, which holds that of the block's output `dy` as the
+    /// Adds the gradient that reaches x through the block to `dx`, which holds the gradient of the output, as the
     /// residual passes it on.
     pub fn backward(
         &self,
         x: &Tensor,
         trace: Trace,
-        dy: &Tensor,
         place: &Place,
         gradients: &mut Gradients,
         dx: &Tensor,
     ) -> Result<()> {
         let Trace { normed, gate_inner, routing, experts, outputs } = trace;
-        let (doutputs, dlogits) = routing.backward(&outputs, dy)?;
-        let dnormed = normed.zeros_like()?;
+        let (doutputs, dlogits) = routing.backward(&outputs, dx)?;
+        let dnormed = ops::zeros(normed.shape())?;
         self.gate.backward((&normed, gate_inner.as_ref()), &dlogits, place.pass, gradients, &dnormed, false)?;
         for (index, (expert, trace)) in self.experts.iter().zip(experts).enumerate() {
             let Some(ExpertTrace { x, a, b, inner: [w1, w2, w3] }) = trace else { continue };
             let rows = routing.rows_of(index);
             let dy = doutputs.narrow(0, rows.start, rows.len())?;
-            let dhidden = a.zeros_like()?;
+            let dhidden = ops::zeros(a.shape())?;
             let dinner = expert.w2.backward_input(&dy, place.pass, &dhidden, false)?;
             // w2's own gradient needs its input again, which comes out of the same pass as the gradients of a and b.
             let (hidden, da, db) = ops::swiglu_backward(&a, &b, &dhidden)?;
             let inner = Inner { value: w2.as_ref(), gradient: dinner.as_ref() };
             expert.w2.backward_weights(&hidden, inner, &dy, place.pass, gradients)?;
-            let dx = x.zeros_like()?;
+            let dx = ops::zeros(x.shape())?;
             expert.w1.backward((&x, w1.as_ref()), &da, place.pass, gradients, &dx, false)?;
             expert.w3.backward((&x, w3.as_ref()), &db, place.pass, gradients, &dx, true)?;
             ops::add_rows(&dnormed, &routing.token_of_row[rows], &dx)?;

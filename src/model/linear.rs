@@ -73,11 +73,19 @@ impl Linear {
 
     /// y [n, out] of x [n, in], and what the backward pass needs: the adapter's inner values [n, rank].
     pub(super) fn forward(&self, x: &Tensor, pass: Option<Pass>) -> Result<(Tensor, Option<Tensor>)> {
-        let y = ops::product((x, false), (&self.weight.value, true))?;
-        let Some(lora) = &self.lora else { return Ok((y, None)) };
+        let (out, _) = self.weight.value.dims2()?;
+        let y = ops::zeros((x.dim(0)?, out))?;
+        let inner = self.forward_into(x, pass, &y)?;
+        Ok((y, inner))
+    }
+
+    /// The same, into a `y` that is there already.
+    pub(super) fn forward_into(&self, x: &Tensor, pass: Option<Pass>, y: &Tensor) -> Result<Option<Tensor>> {
+        ops::add_product(y, 1.0, false, (x, false), (&self.weight.value, true))?;
+        let Some(lora) = &self.lora else { return Ok(None) };
         let inner = ops::product((&lora.input(x, pass)?, false), (&lora.a.value, true))?;
-        ops::add_product(&y, lora.scale, true, (&inner, false), (&lora.b.value, true))?;
-        Ok((y, Some(inner)))
+        ops::add_product(y, lora.scale, true, (&inner, false), (&lora.b.value, true))?;
+        Ok(Some(inner))
     }
 
     /// Puts the gradient of x into `dx`, which it replaces unless `add`. Returns the gradient of the adapter's inner
@@ -95,7 +103,7 @@ impl Linear {
         match lora.dropping(pass) {
             None => ops::add_product(dx, lora.scale, true, (&dinner, false), (&lora.a.value, false))?,
             Some(stream) => {
-                let through = dx.zeros_like()?;
+                let through = ops::zeros(dx.shape())?;
                 ops::add_product(&through, lora.scale, false, (&dinner, false), (&lora.a.value, false))?;
                 ops::dropout_add(dx, &through, stream, lora.dropout)?;
             }

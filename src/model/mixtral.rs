@@ -93,19 +93,15 @@ struct LayerTrace {
 impl Layer {
     /// x [n, width] → [n, width]
     fn forward(&self, x: Tensor, place: &Place, cache: Option<&mut Cache>) -> Result<(Tensor, LayerTrace)> {
-        let (attended, attention) = self.attention.forward(&x, place, cache)?;
-        let middle = (&x + attended)?;
-        let y = middle.copy()?;
-        let experts = self.experts.forward(&middle, place, &y)?;
+        let (middle, attention) = self.attention.forward(&x, place, cache)?;
+        let (y, experts) = self.experts.forward(&middle, place)?;
         Ok((y, LayerTrace { x, attention, middle, experts }))
     }
 
     /// Turns `dx`, the gradient of the layer's output, into that of its input.
     fn backward(&self, trace: LayerTrace, dx: &Tensor, place: &Place, gradients: &mut Gradients) -> Result<()> {
-        let dy = dx.copy()?;
-        self.experts.backward(&trace.middle, trace.experts, &dy, place, gradients, dx)?;
-        let dy = dx.copy()?;
-        self.attention.backward(&trace.x, trace.attention, &dy, place, gradients, dx)
+        self.experts.backward(&trace.middle, trace.experts, place, gradients, dx)?;
+        self.attention.backward(&trace.x, trace.attention, place, gradients, dx)
     }
 }
 
@@ -240,7 +236,7 @@ impl Mixtral {
             let width = self.config.hidden_size;
             let bound = neftune / ((length * width) as f64).sqrt();
             let noise = ops::uniform(pass.stream("neftune"), count * width, bound as f32);
-            x = (x + ops::tensor(noise, (count, width))?)?;
+            ops::add(&x, &ops::tensor(noise, (count, width))?)?;
         }
         let mut traces = Vec::new();
         for layer in &self.layers {
@@ -252,7 +248,7 @@ impl Mixtral {
 
         // The head, in runs of positions: logits, loss and gradient of a run before the next one.
         let normed = ops::rms_norm(&x, &self.norm.value, place.epsilon)?;
-        let dnormed = normed.zeros_like()?;
+        let dnormed = ops::zeros(normed.shape())?;
         let mut loss = Loss::default();
         for run in self.runs(count) {
             let normed = normed.narrow(0, run.start, run.len())?;
@@ -261,7 +257,7 @@ impl Mixtral {
             let dnormed = dnormed.narrow(0, run.start, run.len())?;
             self.head.backward((&normed, None), &logits, None, gradients, &dnormed, false)?;
         }
-        let dx = x.zeros_like()?;
+        let dx = ops::zeros(x.shape())?;
         let wanted = self.norm.is_trained();
         let dnorm = ops::rms_norm_backward(&x, &self.norm.value, place.epsilon, &dnormed, &dx, wanted)?;
         if let Some(dnorm) = dnorm {

@@ -121,6 +121,7 @@ impl Stage for Train {
 
     fn run(&self, work: &mut Work) -> Result<()> {
         self.check()?;
+        training::keep_freed_memory();
         let mix = self.open_mix()?;
         let validation = self.open_validation()?;
         let mut model = Mixtral::open(self.model.path(), &Device::Cpu)?;

@@ -5,6 +5,7 @@
 //! killed and continued gives the bytes of one that was not.
 
 mod checkpoint;
+mod memory;
 mod mix;
 mod optimiser;
 mod permutation;
@@ -14,8 +15,9 @@ mod schedule;
 pub mod tensorboard;
 
 pub use checkpoint::Checkpoints;
+pub use memory::keep_freed_memory;
 pub use mix::Mix;
-pub use optimiser::{Adam, AdamW};
+pub use optimiser::{Adam, AdamW, clipping, global_norm};
 pub use permutation::Permutation;
 pub use record::{Record, Records};
 pub use run::{Host, Plan, Report, Settings, Validation, train};

@@ -29,6 +29,7 @@ use std::cell::Cell;
 use std::ops::{Deref, Range};
 
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Storage, StorageRef, Tensor};
+use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 
@@ -86,6 +87,27 @@ pub fn modify(tensor: &Tensor, change: impl FnOnce(&mut [f32])) -> Result<()> {
 /// A tensor of these values, which are moved, not copied.
 pub fn tensor(values: Vec<f32>, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
     Ok(Tensor::from_vec(values, shape.into(), &Device::Cpu)?)
+}
+
+/// A tensor of zeros.
+pub fn zeros(shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
+    let shape = shape.into();
+    tensor(vec![0.0; shape.elem_count()], shape)
+}
+
+/// `a` += `b`, in place.
+pub fn add(a: &Tensor, b: &Tensor) -> Result<()> {
+    const CHUNK: usize = 16 * 1024;
+    let b = View::of(b)?;
+    modify(a, |a| {
+        a.par_chunks_mut(CHUNK).zip(b.par_chunks(CHUNK)).for_each(|(a, b)| {
+            vectorised(|| {
+                for (a, b) in a.iter_mut().zip(b) {
+                    *a += b;
+                }
+            });
+        });
+    })
 }
 
 /// Runs a loop in the form compiled for AVX2 where the processor has it. No reassociation, no fused multiply-add: the

@@ -6,6 +6,9 @@ use rayon::prelude::*;
 use super::{modify, vectorised};
 use crate::error::Result;
 
+/// Rows that one task takes.
+const ROWS: usize = 64;
+
 /// The angles of a run of positions.
 pub struct Rope {
     /// cos and sin, [length, head width / 2] each.
@@ -41,17 +44,19 @@ impl Rope {
         let (half, length) = (self.half, self.length);
         let sign = if backward { -1.0 } else { 1.0 };
         modify(x, |values| {
-            values.par_chunks_mut(row).enumerate().for_each(|(index, values)| {
-                let position = index % length;
-                let cos = &self.cos[position * half..(position + 1) * half];
-                let sin = &self.sin[position * half..(position + 1) * half];
+            values.par_chunks_mut(ROWS * row).enumerate().for_each(|(chunk, values)| {
                 vectorised(|| {
-                    for head in values.chunks_exact_mut(2 * half) {
-                        let (first, second) = head.split_at_mut(half);
-                        for i in 0..half {
-                            let (a, b, s) = (first[i], second[i], sign * sin[i]);
-                            first[i] = a * cos[i] - b * s;
-                            second[i] = b * cos[i] + a * s;
+                    for (index, values) in (chunk * ROWS..).zip(values.chunks_exact_mut(row)) {
+                        let position = index % length;
+                        let cos = &self.cos[position * half..(position + 1) * half];
+                        let sin = &self.sin[position * half..(position + 1) * half];
+                        for head in values.chunks_exact_mut(2 * half) {
+                            let (first, second) = head.split_at_mut(half);
+                            for i in 0..half {
+                                let (a, b, s) = (first[i], second[i], sign * sin[i]);
+                                first[i] = a * cos[i] - b * s;
+                                second[i] = b * cos[i] + a * s;
+                            }
                         }
                     }
                 });

@@ -6,6 +6,9 @@ use rayon::prelude::*;
 use super::{View, dot, exp, maximum, sum, tensor, vectorised};
 use crate::error::{Error, Result};
 
+/// Tokens that one task takes.
+const TOKENS: usize = 64;
+
 /// A batch of tokens sorted by expert. A *slot* is one of the `top` choices of a token; slots are numbered token by
 /// token, a token's in ascending order of expert.
 pub struct Routing {
@@ -89,23 +92,27 @@ impl Routing {
         self.starts[expert]..self.starts[expert + 1]
     }
 
-    /// `y`[token] += Σ weight · `rows`[row] over the token's slots, in order of expert. `rows` is sorted by expert.
-    pub fn combine(&self, rows: &Tensor, y: &Tensor) -> Result<()> {
+    /// y [tokens, width] with y[token] = x[token] + Σ weight · rows[row] over the token's slots, in order of expert.
+    /// `rows` is sorted by expert.
+    pub fn combine(&self, x: &Tensor, rows: &Tensor) -> Result<Tensor> {
         let (_, width) = rows.dims2()?;
-        let rows = View::of(rows)?;
-        super::modify(y, |y| {
-            y.par_chunks_mut(width).enumerate().for_each(|(token, y)| {
-                for slot in token * self.top..(token + 1) * self.top {
-                    let row = &rows[self.rows[slot] as usize * width..][..width];
-                    let weight = self.weights[slot];
-                    vectorised(|| {
+        let (x, rows) = (View::of(x)?, View::of(rows)?);
+        let mut y = vec![0f32; self.tokens * width];
+        y.par_chunks_mut(TOKENS * width).enumerate().for_each(|(chunk, y)| {
+            vectorised(|| {
+                for (token, y) in (chunk * TOKENS..).zip(y.chunks_exact_mut(width)) {
+                    y.copy_from_slice(&x[token * width..][..width]);
+                    for slot in token * self.top..(token + 1) * self.top {
+                        let row = &rows[self.rows[slot] as usize * width..][..width];
+                        let weight = self.weights[slot];
                         for (y, row) in y.iter_mut().zip(row) {
                             *y += weight * row;
                         }
-                    });
+                    }
                 }
             });
-        })
+        });
+        tensor(y, (self.tokens, width))
     }
 
     /// The gradients of [`Self::combine`] for `dy` [tokens, width]: that of the rows, and that of the router's logits
@@ -120,27 +127,31 @@ impl Routing {
             weight_of_row[row as usize] = self.weights[slot];
         }
         let mut drows = vec![0f32; count * width];
-        drows.par_chunks_mut(width).enumerate().for_each(|(row, drow)| {
-            let dy = &dy[self.token_of_row[row] as usize * width..][..width];
-            let weight = weight_of_row[row];
+        drows.par_chunks_mut(TOKENS * width).enumerate().for_each(|(chunk, drows)| {
             vectorised(|| {
-                for (drow, dy) in drow.iter_mut().zip(dy) {
-                    *drow = weight * dy;
+                for (row, drow) in (chunk * TOKENS..).zip(drows.chunks_exact_mut(width)) {
+                    let dy = &dy[self.token_of_row[row] as usize * width..][..width];
+                    let weight = weight_of_row[row];
+                    for (drow, dy) in drow.iter_mut().zip(dy) {
+                        *drow = weight * dy;
+                    }
                 }
             });
         });
         let mut dlogits = vec![0f32; self.tokens * self.experts];
-        dlogits.par_chunks_mut(self.experts).enumerate().for_each_init(Vec::new, |dweights, (token, dlogits)| {
-            let slots = token * self.top..(token + 1) * self.top;
-            let dy = &dy[token * width..][..width];
-            dweights.clear();
-            dweights.extend(slots.clone().map(|slot| {
-                let row = &rows[self.rows[slot] as usize * width..][..width];
-                vectorised(|| dot(dy, row))
-            }));
-            let mean: f32 = slots.clone().zip(dweights.iter()).map(|(slot, dw)| self.weights[slot] * dw).sum();
-            for (slot, dw) in slots.zip(dweights.iter()) {
-                dlogits[self.choices[slot] as usize] = self.weights[slot] * (dw - mean);
+        dlogits.par_chunks_mut(TOKENS * self.experts).enumerate().for_each(|(chunk, dlogits)| {
+            let mut dweights = vec![0f32; self.top];
+            for (token, dlogits) in (chunk * TOKENS..).zip(dlogits.chunks_exact_mut(self.experts)) {
+                let slots = token * self.top..(token + 1) * self.top;
+                let dy = &dy[token * width..][..width];
+                for (slot, dw) in slots.clone().zip(&mut dweights) {
+                    let row = &rows[self.rows[slot] as usize * width..][..width];
+                    *dw = vectorised(|| dot(dy, row));
+                }
+                let mean: f32 = slots.clone().zip(&dweights).map(|(slot, dw)| self.weights[slot] * dw).sum();
+                for (slot, dw) in slots.zip(&dweights) {
+                    dlogits[self.choices[slot] as usize] = self.weights[slot] * (dw - mean);
+                }
             }
         });
         Ok((tensor(drows, (count, width))?, tensor(dlogits, (self.tokens, self.experts))?))
@@ -181,9 +192,7 @@ mod tests {
         let (logits, dy) = (logits(), numbers((4, 5), 2));
         let rows = numbers((8, 5), 1);
         let combine = |logits: &Tensor, rows: &Tensor| {
-            let y = zeros((4, 5));
-            Routing::new(logits, 2).unwrap().combine(rows, &y).unwrap();
-            y
+            Routing::new(logits, 2).unwrap().combine(&zeros((4, 5)), rows).unwrap()
         };
         let (drows, dlogits) = Routing::new(&logits, 2).unwrap().backward(&rows, &dy).unwrap();
         gradient("rows", &rows, &drows, |rows| inner(&combine(&logits, rows), &dy));

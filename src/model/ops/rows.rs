@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::{View, modify, tensor};
 use crate::error::{Error, Result};
 
-/// Rows of the table that one task adds to.
+/// Rows that one task gathers, or of the table that one task adds to.
 const ROWS: usize = 256;
 
 /// `table` [n, width] → [indices, width].
@@ -18,8 +18,10 @@ pub fn gather_rows(table: &Tensor, indices: &[u32]) -> Result<Tensor> {
     }
     let from = View::of(table)?;
     let mut rows = vec![0f32; indices.len() * width];
-    rows.par_chunks_mut(width).zip(indices).for_each(|(row, &index)| {
-        row.copy_from_slice(&from[index as usize * width..][..width]);
+    rows.par_chunks_mut(ROWS * width).zip(indices.par_chunks(ROWS)).for_each(|(rows, indices)| {
+        for (row, &index) in rows.chunks_exact_mut(width).zip(indices) {
+            row.copy_from_slice(&from[index as usize * width..][..width]);
+        }
     });
     tensor(rows, (indices.len(), width))
 }
