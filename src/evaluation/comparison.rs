@@ -247,7 +247,8 @@ mod tests {
     }
 
     fn comparison() -> Comparison {
-        let rows = vec![row("base", 1372, 4.0, 0.25), row("expanded", 781, 6.5, 0.3), row("merged", 781, 3.25, 0.525)];
+        let rows =
+            vec![row("base", 1372, 4.0, 0.25), row("expanded", 781, 6.5, 0.3), row("merged", 781, 3.25, 0.525)];
         Comparison::new(rows).unwrap()
     }
 

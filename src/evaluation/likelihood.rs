@@ -91,9 +91,10 @@ pub fn score(
     let hosts = share(&mut sequences);
     let scored: Vec<usize> = (0..sequences.len()).filter(|&index| hosts[index].index == index).collect();
     let found = run(model, &sequences, &scored, batch_tokens, advance)?;
-    let sums = requests.iter().zip(&hosts).map(|(request, host)| {
-        found[host.index][host.target..][..request.continuation.len()].iter().sum::<f64>()
-    });
+    let sums = requests
+        .iter()
+        .zip(&hosts)
+        .map(|(request, host)| found[host.index][host.target..][..request.continuation.len()].iter().sum::<f64>());
     Ok(sums.collect())
 }
 

@@ -99,7 +99,8 @@ mod tests {
 
     #[test]
     fn groups_are_means_over_items_with_the_harness_pooled_error() {
-        let members = [(3, 4), (10, 25), (0, 7)].map(|(correct, items)| Accuracy::of((0..items).map(|i| i < correct)));
+        let members =
+            [(3, 4), (10, 25), (0, 7)].map(|(correct, items)| Accuracy::of((0..items).map(|i| i < correct)));
         let group = Accuracy::pooled(&members);
         assert_eq!((group.correct, group.items), (13, 36));
         // By the formula of evaluator.py at the reproduced revision, run in Python on the same members.

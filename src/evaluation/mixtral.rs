@@ -25,8 +25,10 @@ impl MixtralModel {
         let model = Mixtral::open(folder, &device)?;
         let (pieces, rows) = (tokenizer.vocab_size(), model.config().vocab_size);
         if pieces > rows {
-            return Err(Error::invalid(format!("the tokenizer has {pieces} tokens, but the model only {rows} rows"))
-                .hint("evaluate the model with the tokenizer it was made for, or `expand` it first"));
+            return Err(Error::invalid(format!(
+                "the tokenizer has {pieces} tokens, but the model only {rows} rows"
+            ))
+            .hint("evaluate the model with the tokenizer it was made for, or `expand` it first"));
         }
         Ok(Self { model, tokenizer, device })
     }

@@ -147,7 +147,8 @@ impl Evaluation {
         all.insert("versions".into(), versions.into());
         all.insert("n-shot".into(), shots.into());
         let harness = format!("lm-evaluation-harness {HARNESS_REVISION}");
-        let config = json!({ "model": "cmx", "model_args": self.model, "limit": self.limit, "definitions": harness });
+        let config =
+            json!({ "model": "cmx", "model_args": self.model, "limit": self.limit, "definitions": harness });
         all.insert("config".into(), config);
         all.insert("tasks".into(), self.tasks.iter().map(|task| self.task_summary(task)).collect());
         all.insert("texts".into(), self.texts.iter().map(|text| self.text_summary(text)).collect());
@@ -261,7 +262,8 @@ impl Evaluation {
             column("±", &|entry| entry.accuracy.stderr().map_or_else(String::new, percent)),
         ];
         if entries.iter().any(|entry| entry.normalised.is_some()) {
-            let mean = |entry: &Entry| entry.normalised.map_or_else(String::new, |accuracy| percent(accuracy.mean()));
+            let mean =
+                |entry: &Entry| entry.normalised.map_or_else(String::new, |accuracy| percent(accuracy.mean()));
             columns.push(column("normalised", &mean));
         }
         Table {

@@ -115,7 +115,8 @@ impl Table {
             }
         }
         let escape = |cell: &String| cell.replace('|', "\\|").replace('\n', " ");
-        let line = |cells: &Vec<String>| format!("| {} |\n", cells.iter().map(escape).collect::<Vec<_>>().join(" | "));
+        let line =
+            |cells: &Vec<String>| format!("| {} |\n", cells.iter().map(escape).collect::<Vec<_>>().join(" | "));
         rows.iter().map(line).collect()
     }
 }
@@ -145,7 +146,10 @@ mod tests {
                     title: "中文".to_owned(),
                     columns: vec![column("tokens/char", &["1.372", "0.8"]), column("cut", &["", "41.7 %"])],
                 },
-                ColumnGroup { title: "a title that is wide".to_owned(), columns: vec![column("acc", &["25.0", "7"])] },
+                ColumnGroup {
+                    title: "a title that is wide".to_owned(),
+                    columns: vec![column("acc", &["25.0", "7"])],
+                },
             ],
         }
     }

@@ -137,16 +137,10 @@ pub fn score(
         }
         let mut text = document?;
         let room = bound.bytes.map_or(u64::MAX, |most| most - score.bytes);
-        if room == 0 {
-            break;
-        }
-        if (text.len() as u64) > room {
-            // A character that crosses the border belongs to neither side; the bound is then met.
-            let end = text.floor_char_boundary(usize::try_from(room).unwrap_or(usize::MAX));
-            text.truncate(end);
-            if text.is_empty() {
-                break;
-            }
+        let full = text.len() as u64 >= room;
+        if full {
+            // A character that crosses the border is left out.
+            text.truncate(text.floor_char_boundary(usize::try_from(room).unwrap_or(usize::MAX)));
         }
         let ids = model.encode(&text);
         hasher.update(&(text.len() as u64).to_le_bytes());
@@ -161,6 +155,9 @@ pub fn score(
         if pooled_tokens >= 8 * batch_tokens {
             flush(&mut pool, pooled_bytes, &mut score.negative_log_likelihood)?;
             (pooled_tokens, pooled_bytes) = (0, 0);
+        }
+        if full {
+            break;
         }
     }
     flush(&mut pool, pooled_bytes, &mut score.negative_log_likelihood)?;
@@ -224,7 +221,7 @@ mod tests {
         assert!((whole.bits_per_byte() + expected / LN_2 / 47.0).abs() < 1e-12);
         assert_eq!(run(10_000, Bound::default()), whole);
         let bounded = run(64, Bound { bytes: Some(8), documents: None });
-        // Two Chinese characters have six bytes: of the second only a part would fit.
+        // Five bytes are left for the third document: one character of three, and a part of the next.
         assert_eq!((bounded.documents, bounded.bytes, bounded.characters), (3, 6, 4));
         assert_eq!(run(64, Bound { bytes: None, documents: Some(1) }).bytes, 3);
         let error = score(&model, std::iter::empty(), Bound::default(), cut, 64, &mut |_| Ok(())).unwrap_err();

@@ -90,8 +90,9 @@ impl Eval {
             })?;
             let kind = TaskKind::parse(task).context(|| format!("dataset {name} cannot be evaluated"))?;
             let folder = dataset.path.as_ref().ok_or_else(|| {
-                Error::invalid(format!("the files of dataset {name} are not there"))
-                    .hint(format!("download it in a stage of this pipeline, or set `root` of [{name}] in datasets.toml"))
+                Error::invalid(format!("the files of dataset {name} are not there")).hint(format!(
+                    "download it in a stage of this pipeline, or set `root` of [{name}] in datasets.toml"
+                ))
             })?;
             let subjects = tasks::read(kind, name, folder, &selection)?;
             let known = |subject: &Subject| sets.iter().flat_map(|(_, all)| all).any(|s| s.name == subject.name);

@@ -57,8 +57,7 @@ fn evaluation() -> Evaluation {
 fn results_have_the_shape_of_the_harness() {
     let json = evaluation().to_json();
     let names: Vec<&str> = json["results"].as_object().unwrap().keys().map(String::as_str).collect();
-    let expected =
-        ["mmlu", "mmlu_humanities", "mmlu_law", "mmlu_logic", "mmlu_stem", "mmlu_anatomy", "quiz"];
+    let expected = ["mmlu", "mmlu_humanities", "mmlu_law", "mmlu_logic", "mmlu_stem", "mmlu_anatomy", "quiz"];
     assert_eq!(names, expected);
     assert_eq!(json["results"]["mmlu"]["acc,none"], json!(0.4));
     assert_eq!(json["results"]["mmlu_law"]["alias"], "  - law");

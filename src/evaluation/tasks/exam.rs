@@ -170,7 +170,7 @@ fn read_subject(
     }
     let path = folder.join(exam.file(subject, exam.split));
     let items = selection.limited(questions(exam, &path)?).into_iter().map(|question| Item {
-        context: context(&description, &examples, &exam.body(question)),
+        context: context(&description, &examples, &exam.body(&question)),
         continuations: LETTERS.map(|letter| format!(" {letter}")).to_vec(),
         characters: vec![1; 4],
         target: question.answer,
@@ -216,9 +216,10 @@ fn question(path: &Path, row: &At<Vec<String>>, columns: [usize; 6]) -> Result<Q
         })
     };
     let letter = cell(5)?;
-    let answer = LETTERS.iter().position(|known| *known == letter).ok_or_else(|| {
-        invalid(path, row.line, format_args!("the answer is {letter:?}, not one of A, B, C, D"))
-    })?;
+    let answer = LETTERS
+        .iter()
+        .position(|known| *known == letter)
+        .ok_or_else(|| invalid(path, row.line, format_args!("the answer is {letter:?}, not one of A, B, C, D")))?;
     let [a, b, c, d] = [cell(1)?, cell(2)?, cell(3)?, cell(4)?].map(str::to_owned);
     Ok(Question { text: cell(0)?.to_owned(), options: [a, b, c, d], answer })
 }

@@ -94,8 +94,10 @@ fn find(folder: &Path) -> Result<(Option<PathBuf>, PathBuf)> {
     }
     match (training.len(), others.len()) {
         (0 | 1, 1) => Ok((training.pop(), others.remove(0))),
-        _ => Err(Error::invalid(format!("it is not clear which file of {} to evaluate", folder.display()))
-            .hint(LAYOUT)),
+        _ => {
+            Err(Error::invalid(format!("it is not clear which file of {} to evaluate", folder.display()))
+                .hint(LAYOUT))
+        }
     }
 }
 
@@ -182,7 +184,8 @@ mod tests {
     #[test]
     fn texts_are_cleaned_as_the_harness_does() {
         let cleaner = Cleaner::new().unwrap();
-        let raw = " [header] How to [a] tie [title] Take a rope. [step] Hold   it [substeps] tight [ and [x\ny] go ";
+        let raw =
+            " [header] How to [a] tie [title] Take a rope. [step] Hold   it [substeps] tight [ and [x\ny] go ";
         // preprocess() of utils.py, run in Python on the same text.
         assert_eq!(cleaner.clean(raw), " How to tie. Take a rope. Hold  it tight [ and [x\ny] go");
         assert_eq!(cleaner.capitalize_end("He runs. the Man"), "He runs. The man");

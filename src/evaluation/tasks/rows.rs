@@ -55,8 +55,8 @@ pub fn jsonl(path: &Path) -> Result<Vec<At<Map<String, Value>>>> {
         if content.trim_ascii().is_empty() {
             continue;
         }
-        let value: Value = serde_json::from_str(content)
-            .map_err(|error| invalid(path, line, "invalid JSON").caused_by(error))?;
+        let value: Value =
+            serde_json::from_str(content).map_err(|error| invalid(path, line, "invalid JSON").caused_by(error))?;
         match value {
             Value::Object(value) => objects.push(At { line, value }),
             _ => return Err(invalid(path, line, "not a JSON object")),
@@ -92,10 +92,9 @@ pub fn strings<'a>(path: &Path, at: &'a At<Map<String, Value>>, key: &str) -> Re
 pub fn index(path: &Path, at: &At<Map<String, Value>>, key: &str, count: usize) -> Result<usize> {
     let value = at.value.get(key);
     let number = value.and_then(Value::as_u64).or_else(|| value.and_then(Value::as_str)?.parse().ok());
-    number
-        .and_then(|number| usize::try_from(number).ok())
-        .filter(|&number| number < count)
-        .ok_or_else(|| invalid(path, at.line, format_args!("{key:?} is not the index of one of the {count} choices")))
+    number.and_then(|number| usize::try_from(number).ok()).filter(|&number| number < count).ok_or_else(|| {
+        invalid(path, at.line, format_args!("{key:?} is not the index of one of the {count} choices"))
+    })
 }
 
 /// The files of a folder with the ending `ending`, in name order.

@@ -53,7 +53,8 @@ fn digest(items: &[Item]) -> String {
     for item in items {
         let target = item.target.to_string();
         let continuations = item.continuations.iter().map(String::as_str);
-        let fields: Vec<&str> = [item.context.as_str()].into_iter().chain(continuations).chain([&*target]).collect();
+        let fields: Vec<&str> =
+            [item.context.as_str()].into_iter().chain(continuations).chain([&*target]).collect();
         hasher.update(fields.join("\u{1e}"));
         hasher.update("\u{1f}");
     }
@@ -235,7 +236,9 @@ fn bad_lines_are_named_too() {
         "5 shots were asked for, but DIR/train.jsonl has 0 examples / set `shots = 0` or fewer"
     );
     let unclear: [(&str, &[u8]); 2] = [("a.jsonl", item), ("b.jsonl", item)];
-    assert!(error(TaskKind::Hellaswag, 0, &unclear).starts_with("it is not clear which file of DIR to evaluate / "));
+    assert!(
+        error(TaskKind::Hellaswag, 0, &unclear).starts_with("it is not clear which file of DIR to evaluate / ")
+    );
 }
 
 #[test]
