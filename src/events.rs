@@ -14,6 +14,8 @@ pub enum WorkerEvent {
     Metric { name: String, value: serde_json::Value },
     /// Text that the user should see when the run ends (a table), kept in the receipt.
     Note { text: String },
+    /// The stage cannot go on: the worker's last word. Told on the pipe, for the disk may be what is full.
+    Failed { message: String, hint: Option<String> },
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]

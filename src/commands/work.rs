@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Surroundings;
 use crate::error::{Context, Error, Result, nearest};
-use crate::runner::{Report, Task};
+use crate::events::WorkerEvent;
+use crate::runner::Task;
 use crate::stages::{KINDS, Work, kind};
 
 /// Run one resolved stage (used by the runner)
@@ -25,10 +26,9 @@ impl Args {
         if let Err(error) = &result
             && !error.is_interruption()
         {
-            let report = Report { message: error.one_line(), hint: error.advice().map(str::to_owned) };
-            let path = self.folder.join("error.json");
-            let text = serde_json::to_vec(&report).context(|| format!("cannot write {}", path.display()))?;
-            fs::write(&path, text).context(|| format!("cannot write {}", path.display()))?;
+            let event = WorkerEvent::Failed { message: error.one_line(), hint: error.advice().map(str::to_owned) };
+            let text = serde_json::to_string(&event).context(|| "cannot tell the runner".to_owned())?;
+            println!("{text}");
         }
         result
     }

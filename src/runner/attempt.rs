@@ -19,7 +19,6 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 
 use super::cancel::Cancel;
-use super::task::Report;
 use super::{RunEvent, Task};
 use crate::error::{Context, Error, ExitCode, Result};
 use crate::events::WorkerEvent;
@@ -59,6 +58,7 @@ pub fn attempt(
     };
     let mut metrics = BTreeMap::new();
     let mut notes = Vec::new();
+    let mut report = None;
     let ended = AtomicBool::new(false);
     let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let status = std::thread::scope(|scope| {
@@ -70,6 +70,11 @@ pub fn attempt(
                     metrics.insert(name.clone(), value.clone());
                 }
                 WorkerEvent::Note { text } => notes.push(text.clone()),
+                // Told when the worker has ended, with its log.
+                WorkerEvent::Failed { message, hint } => {
+                    report = Some((message.clone(), hint.clone()));
+                    continue;
+                }
                 _ => {}
             }
             emit(RunEvent::of(&task.stage, event));
@@ -83,7 +88,7 @@ pub fn attempt(
         let _ = kill_process_group(group, Signal::KILL);
     }
     let status = status.context(|| "cannot wait for the worker".to_owned())?;
-    let ending = ending(status, scratch, log, cancel);
+    let ending = ending(status, report, log, cancel);
     Ok(Attempt { ending, metrics, notes })
 }
 
@@ -130,15 +135,14 @@ fn watch(mut stdin: ChildStdin, group: Option<Pid>, cancel: &Cancel, ended: &Ato
     }
 }
 
-fn ending(status: ExitStatus, scratch: &Scratch, log: &Path, cancel: &Cancel) -> Ending {
+fn ending(status: ExitStatus, report: Option<(String, Option<String>)>, log: &Path, cancel: &Cancel) -> Ending {
     if status.success() {
         return Ending::Finished;
     }
     if status.code() == Some(ExitCode::Interrupted as i32) || cancel.is_urgent() {
         return Ending::Interrupted;
     }
-    let report = fs::read(scratch.folder().join("error.json")).ok();
-    if let Some(Report { message, hint }) = report.and_then(|text| serde_json::from_slice(&text).ok()) {
+    if let Some((message, hint)) = report {
         return Ending::Failed { message, hint, tail: Vec::new() };
     }
     let (message, hint) = match (status.signal(), status.code()) {

@@ -96,6 +96,9 @@ impl RunEvent {
             WorkerEvent::Message { level, text } => Self::Message { stage, level, text },
             WorkerEvent::Metric { name, value } => Self::Metric { stage, name, value },
             WorkerEvent::Note { text } => Self::Note { stage, text },
+            WorkerEvent::Failed { message, hint } => {
+                Self::StageFailed { stage, message, hint, log: None, tail: Vec::new() }
+            }
         }
     }
 

@@ -27,7 +27,7 @@ use crate::store::{Digest, Store};
 pub use assess::{Assessment, State, assess, judge};
 pub use event::RunEvent;
 pub use record::newest_log;
-pub use task::{Report, Task};
+pub use task::Task;
 
 use assess::{Verdict, World};
 use cancel::Cancel;

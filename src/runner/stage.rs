@@ -87,11 +87,11 @@ impl Job<'_> {
             Ending::Finished => {}
             Ending::Interrupted => return Ok(Outcome::Interrupted),
             Ending::Failed { message, hint, tail } => {
-                scratch.record_failure(&Failure {
-                    message: message.clone(),
-                    hint: hint.clone(),
-                    log: log.clone(),
-                })?;
+                let failure = Failure { message: message.clone(), hint: hint.clone(), log: log.clone() };
+                if let Err(error) = scratch.record_failure(&failure) {
+                    // On a full disk the stage's own failure is what matters.
+                    tracing::debug!(%error, "the failure was not recorded");
+                }
                 return Ok(Outcome::Failed { message, hint, log, tail });
             }
         }

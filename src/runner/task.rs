@@ -18,10 +18,3 @@ pub struct Task {
     pub output: PathBuf,
     pub kept: PathBuf,
 }
-
-/// What a worker leaves in `error.json` when its stage fails.
-#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
-pub struct Report {
-    pub message: String,
-    pub hint: Option<String>,
-}

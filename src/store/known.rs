@@ -6,13 +6,14 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, SystemTime};
 
 use rayon::prelude::*;
-use redb::{Database, DatabaseError, ReadOnlyDatabase, ReadableDatabase, TableDefinition};
+use redb::{Database, DatabaseError, ReadOnlyDatabase, ReadableDatabase, StorageError, TableDefinition};
 
 use super::stat::Stat;
 use super::{Digest, Entry, Tree, tree};
@@ -240,6 +241,11 @@ impl Known {
         match patiently(|| Database::create(&self.path)) {
             Ok(database) => Some(database),
             Err(DatabaseError::DatabaseAlreadyOpen) => None,
+            Err(DatabaseError::Storage(StorageError::Io(error))) if error.kind() != ErrorKind::InvalidData => {
+                // A full disk, a missing permission: the database may be sound.
+                tracing::debug!(%error, "the database of digests was not opened");
+                None
+            }
             Err(error) => {
                 tracing::warn!(%error, "{} is damaged: starting a new one", self.path.display());
                 fs::remove_file(&self.path).ok()?;

@@ -129,11 +129,9 @@ impl Scratch {
                 .context(|| format!("cannot create {}", folder.display()))
                 .map_err(advise)?;
         }
-        for name in ["failed.json", "result.json", "error.json"] {
-            let path = self.folder.join(name);
-            if path.exists() {
-                fs::remove_file(&path).context(|| format!("cannot remove {}", path.display()))?;
-            }
+        let failure = self.folder.join("failed.json");
+        if failure.exists() {
+            fs::remove_file(&failure).context(|| format!("cannot remove {}", failure.display()))?;
         }
         Ok(())
     }
