@@ -140,7 +140,9 @@ pub fn score(
         let full = text.len() as u64 >= room;
         if full {
             // A character that crosses the border is left out.
-            text.truncate(text.floor_char_boundary(usize::try_from(room).unwrap_or(usize::MAX)));
+            let room = usize::try_from(room).unwrap_or(usize::MAX).min(text.len());
+            let end = (0..=room).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+            text.truncate(end);
         }
         let ids = model.encode(&text);
         hasher.update(&(text.len() as u64).to_le_bytes());

@@ -54,6 +54,10 @@ impl Stage for Eval {
         if self.batch_tokens == 0 {
             return Err(Error::invalid("batch_tokens is 0: nothing could be computed"));
         }
+        if self.max_documents == Some(0) || self.max_bytes == Some(0) {
+            return Err(Error::invalid("max_documents or max_bytes is 0: there would be no text")
+                .hint("leave it out to read all of it"));
+        }
         // All input is looked at before the model is loaded.
         let sets = self.sets(work)?;
         let tokenizer = self.tokenizer.as_ref().unwrap_or(&self.model);
