@@ -76,7 +76,11 @@ fn a_disk_that_fills_while_a_built_in_stage_writes() {
     let Some(_cache) = Tmpfs::new(project.path().join("cache"), "1m") else { return };
     let ran = project.cmx(&["run", "p.toml"]);
     assert_eq!(ran.code, 1, "{}", ran.stderr);
-    assert!(ran.stderr.contains("split: failed: cannot split the dataset `words`: cannot write "), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("split: failed: cannot split the dataset `words`: cannot write "),
+        "{}",
+        ran.stderr
+    );
     assert!(ran.stderr.contains("No space left on device"), "{}", ran.stderr);
     assert!(!project.path().join("data").exists(), "nothing half-made is shown");
 }
