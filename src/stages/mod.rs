@@ -12,6 +12,8 @@ mod new_model;
 mod parquet2jsonl;
 mod split;
 mod train;
+mod train_tokenizer;
+mod vocab_search;
 mod work;
 
 use schemars::{JsonSchema, Schema};
@@ -81,6 +83,8 @@ kinds! {
     parquet2jsonl::Parquet2Jsonl => "parquet2jsonl.toml",
     split::Split => "split.toml",
     encode::Encode => "encode.toml",
+    train_tokenizer::TrainTokenizer => "train-tokenizer.toml",
+    vocab_search::VocabSearch => "vocab-search.toml",
     new_model::NewModel => "new-model.toml",
     expand::Expand => "expand.toml",
     train::Train => "train.toml",

@@ -1,11 +1,15 @@
 //! SentencePiece and HF tokenizers: encoding, BPE training, ALP, merging vocabularies.
 
+pub mod alp;
 mod bpe;
 mod export;
+pub mod extend;
 mod huggingface;
+mod knee;
 mod normalizer;
 mod pair_map;
 mod proto;
+mod sample;
 mod sentencepiece;
 pub mod trainer;
 mod user_defined;
@@ -13,12 +17,15 @@ mod user_defined;
 use std::path::{Path, PathBuf};
 
 use huggingface::HuggingFace;
-pub use sentencepiece::SentencePiece;
 
 use crate::error::{Context, Error, Result};
 use crate::files;
 
+pub use knee::knee;
+pub use normalizer::Normalizer;
 pub use proto::ModelProto;
+pub use sample::Sample;
+pub use sentencepiece::SentencePiece;
 
 /// A tokenizer of either family. Encoding and decoding never fail: what a file cannot do is found when it is opened.
 pub struct Tokenizer(Family);

@@ -88,20 +88,24 @@ struct Learner<'a> {
     newborn: Vec<u32>,
 }
 
-/// The merged texts, in order; fewer than `wanted` if no pair is left.
+/// The merged texts, in order: `wanted` ones, and on while `more` says so; fewer if no pair is left.
 pub fn learn(
     words: &Words,
     characters: &[(char, u64)],
     wanted: usize,
-    mut each_hundred: impl FnMut(usize) -> Result<()>,
+    mut more: impl FnMut(&[String]) -> Result<bool>,
 ) -> Result<Vec<String>> {
     let mut learner = Learner::new(words, characters)?;
     let mut merges: Vec<String> = Vec::new();
     let mut seen = HashSet::new();
-    while merges.len() < wanted {
+    let mut go_on = false;
+    loop {
         if merges.len().is_multiple_of(REFRESH) {
-            each_hundred(merges.len())?;
+            go_on = more(&merges)?;
             learner.refresh();
+        }
+        if merges.len() >= wanted && !go_on {
+            break;
         }
         let Some(best) = learner.best() else { break };
         let text = learner.text(best);
@@ -112,7 +116,6 @@ pub fn learn(
             merges.push(text);
         }
     }
-    each_hundred(merges.len())?;
     Ok(merges)
 }
 

@@ -79,15 +79,16 @@ impl Rules {
     }
 }
 
-/// Trains a vocabulary of `vocab_size` pieces: meta pieces, merges, single characters. `each_hundred` is called with
-/// the number of merges made, and may end the training.
+/// Trains a vocabulary of at least `vocab_size` pieces: meta pieces, merges, single characters. `more` sees the merges
+/// so far, after every hundred, and says whether the training is to go on beyond `vocab_size`, as far as the text has
+/// more to give; with its errors the training ends.
 ///
 /// Fails if `vocab_size` leaves no room for the single characters, or asks for more than the text has to give.
 pub fn train(
     words: &Words,
     alphabet: Alphabet,
     vocab_size: usize,
-    each_hundred: impl FnMut(usize) -> Result<()>,
+    more: impl FnMut(&[String]) -> Result<bool>,
 ) -> Result<Trained> {
     let rules = *words.rules();
     let characters = words.alphabet(alphabet);
@@ -100,7 +101,7 @@ pub fn train(
         ))
         .hint(format!("ask for more than {fixed} pieces, or for fewer single characters")));
     };
-    let merges = merges::learn(words, &characters, wanted, each_hundred)?;
+    let merges = merges::learn(words, &characters, wanted, more)?;
     if merges.len() < wanted {
         return Err(Error::invalid(format!(
             "the text gives a vocabulary of {} pieces at most, not the {vocab_size} asked for",
