@@ -2,6 +2,7 @@
 
 use candle_core::Tensor;
 
+use super::nf4::Nf4;
 use super::ops::{self, Stream};
 use super::parameter::{Gradients, Parameter};
 use crate::error::Result;
@@ -9,8 +10,42 @@ use crate::error::Result;
 /// y = x·Wᵀ, and with an adapter + scale · dropout(x)·Aᵀ·Bᵀ. Nowhere a bias.
 pub struct Linear {
     /// [out, in]
-    pub weight: Parameter,
+    pub weight: Weight,
     pub lora: Option<Lora>,
+}
+
+/// The matrix of a linear layer.
+pub enum Weight {
+    Dense(Parameter),
+    /// Frozen, four bits a value; made whole again for every use.
+    Packed(String, Nf4),
+}
+
+impl Weight {
+    /// The layer's name in the model: the weight's, without `.weight`.
+    pub fn module(&self) -> &str {
+        let name = match self {
+            Self::Dense(parameter) => &parameter.name,
+            Self::Packed(name, _) => name,
+        };
+        name.strip_suffix(".weight").unwrap_or(name)
+    }
+
+    /// (out, in)
+    pub fn shape(&self) -> Result<(usize, usize)> {
+        match self {
+            Self::Dense(parameter) => Ok(parameter.value.dims2()?),
+            Self::Packed(_, packed) => Ok(packed.shape()),
+        }
+    }
+
+    /// The values in float32.
+    pub(super) fn values(&self) -> Result<Tensor> {
+        match self {
+            Self::Dense(parameter) => Ok(parameter.value.clone()),
+            Self::Packed(_, packed) => packed.dequantise(),
+        }
+    }
 }
 
 /// A low-rank adapter (Hu et al. 2021).
@@ -67,13 +102,13 @@ impl Lora {
 }
 
 impl Linear {
-    pub fn new(weight: Parameter) -> Self {
+    pub fn new(weight: Weight) -> Self {
         Self { weight, lora: None }
     }
 
     /// y [n, out] of x [n, in], and what the backward pass needs: the adapter's inner values [n, rank].
     pub(super) fn forward(&self, x: &Tensor, pass: Option<Pass>) -> Result<(Tensor, Option<Tensor>)> {
-        let (out, _) = self.weight.value.dims2()?;
+        let (out, _) = self.weight.shape()?;
         let y = ops::zeros((x.dim(0)?, out))?;
         let inner = self.forward_into(x, pass, &y)?;
         Ok((y, inner))
@@ -81,7 +116,7 @@ impl Linear {
 
     /// The same, into a `y` that is there already.
     pub(super) fn forward_into(&self, x: &Tensor, pass: Option<Pass>, y: &Tensor) -> Result<Option<Tensor>> {
-        ops::add_product(y, 1.0, false, (x, false), (&self.weight.value, true))?;
+        ops::add_product(y, 1.0, false, (x, false), (&self.weight.values()?, true))?;
         let Some(lora) = &self.lora else { return Ok(None) };
         let inner = ops::product((&lora.input(x, pass)?, false), (&lora.a.value, true))?;
         ops::add_product(y, lora.scale, true, (&inner, false), (&lora.b.value, true))?;
@@ -97,7 +132,7 @@ impl Linear {
         dx: &Tensor,
         add: bool,
     ) -> Result<Option<Tensor>> {
-        ops::add_product(dx, 1.0, add, (dy, false), (&self.weight.value, false))?;
+        ops::add_product(dx, 1.0, add, (dy, false), (&self.weight.values()?, false))?;
         let Some(lora) = &self.lora else { return Ok(None) };
         let dinner = ops::product((dy, false), (&lora.b.value, false))?;
         match lora.dropping(pass) {
@@ -120,7 +155,9 @@ impl Linear {
         pass: Option<Pass>,
         gradients: &mut Gradients,
     ) -> Result<()> {
-        gradients.add_outer(&self.weight, 1.0, dy, x)?;
+        if let Weight::Dense(weight) = &self.weight {
+            gradients.add_outer(weight, 1.0, dy, x)?;
+        }
         if let (Some(lora), Some(value), Some(gradient)) = (&self.lora, value, gradient) {
             gradients.add_outer(&lora.b, lora.scale, dy, value)?;
             gradients.add_outer(&lora.a, lora.scale, gradient, &lora.input(x, pass)?)?;
@@ -142,9 +179,11 @@ impl Linear {
         self.backward_weights(x, Inner { value: inner, gradient: dinner.as_ref() }, dy, pass, gradients)
     }
 
-    /// Every weight of the layer, in a fixed order.
+    /// Every weight of the layer that is not packed, in a fixed order.
     pub(super) fn visit<'a>(&'a self, each: &mut dyn FnMut(&'a Parameter)) {
-        each(&self.weight);
+        if let Weight::Dense(weight) = &self.weight {
+            each(weight);
+        }
         if let Some(lora) = &self.lora {
             each(&lora.a);
             each(&lora.b);
@@ -152,7 +191,9 @@ impl Linear {
     }
 
     pub(super) fn visit_mut(&mut self, each: &mut dyn FnMut(&mut Parameter)) {
-        each(&mut self.weight);
+        if let Weight::Dense(weight) = &mut self.weight {
+            each(weight);
+        }
         if let Some(lora) = &mut self.lora {
             each(&mut lora.a);
             each(&mut lora.b);

@@ -7,7 +7,8 @@ use candle_core::{DType, Device, Tensor};
 use super::attention::{AttentionBlock, Cache, Place, Trace as AttentionTrace};
 use super::config::Config;
 use super::experts::{Expert, ExpertBlock, Trace as ExpertTrace};
-use super::linear::{Linear, Lora, Pass};
+use super::linear::{Linear, Lora, Pass, Weight};
+use super::nf4::Nf4;
 use super::ops::{self, AttentionShape, IGNORED, Loss, Rope, Stream};
 use super::parameter::{Gradients, Parameter};
 use crate::error::{Error, Result};
@@ -16,6 +17,9 @@ use crate::weights::Checkpoint;
 /// Logits that exist at one time in training and in evaluation by loss: positions are taken in runs of about this
 /// many values.
 const LOGITS: usize = 1 << 22;
+
+/// The name of the output matrix.
+const HEAD: &str = "lm_head.weight";
 
 /// A Mixtral in float32 on the CPU.
 pub struct Mixtral {
@@ -109,6 +113,16 @@ impl Mixtral {
     /// Opens a model folder (`config.json` and weights under the names of transformers v4, or stacked as in v5); weights
     /// become float32. Missing tensors and shapes that do not fit the configuration are errors.
     pub fn open(folder: &Path, device: &Device) -> Result<Self> {
+        Self::load(folder, device, false)
+    }
+
+    /// The same, with every linear layer but the head packed to NF4 as it is read, as the published run had them. Packed
+    /// weights are frozen.
+    pub fn open_packed(folder: &Path, device: &Device) -> Result<Self> {
+        Self::load(folder, device, true)
+    }
+
+    fn load(folder: &Path, device: &Device, packed: bool) -> Result<Self> {
         if !device.is_cpu() {
             return Err(Error::invalid("the model runs on the CPU only"));
         }
@@ -127,7 +141,13 @@ impl Mixtral {
         };
         let (width, inner) = (config.hidden_size, config.intermediate_size);
         let linear = |name: String, out: usize, input: usize| -> Result<Linear> {
-            Ok(Linear::new(load(name, &[out, input])?))
+            let parameter = load(name, &[out, input])?;
+            Ok(Linear::new(if packed && parameter.name != HEAD {
+                let matrix = Nf4::quantise(&parameter.value)?;
+                Weight::Packed(parameter.name, matrix)
+            } else {
+                Weight::Dense(parameter)
+            }))
         };
         let queries = config.num_attention_heads * config.head_dim;
         let keys = config.num_key_value_heads * config.head_dim;
@@ -164,7 +184,7 @@ impl Mixtral {
             embedding: load("model.embed_tokens.weight".into(), &[config.vocab_size, width])?,
             layers,
             norm: load("model.norm.weight".into(), &[width])?,
-            head: linear("lm_head.weight".into(), config.vocab_size, width)?,
+            head: linear(HEAD.into(), config.vocab_size, width)?,
             config,
         })
     }
@@ -182,7 +202,7 @@ impl Mixtral {
         }
         let ids = ids.flatten_all()?.to_vec1::<u32>()?;
         let x = self.hidden(&ids, length)?;
-        let logits = ops::product((&x, false), (&self.head.weight.value, true))?;
+        let (logits, _) = self.head.forward(&x, None)?;
         Ok(logits.reshape((sequences, length, self.config.vocab_size))?)
     }
 
@@ -201,7 +221,7 @@ impl Mixtral {
         cache.length += ids.len();
         let last = x.narrow(0, ids.len() - 1, 1)?;
         let last = ops::rms_norm(&last, &self.norm.value, place.epsilon)?;
-        Ok(ops::product((&last, false), (&self.head.weight.value, true))?.squeeze(0)?)
+        Ok(self.head.forward(&last, None)?.0.squeeze(0)?)
     }
 
     /// The summed loss of a batch, outside training.
@@ -210,7 +230,7 @@ impl Mixtral {
         let mut loss = Loss::default();
         for run in self.runs(batch.ids.len()) {
             let x = x.narrow(0, run.start, run.len())?;
-            let logits = ops::product((&x, false), (&self.head.weight.value, true))?;
+            let (logits, _) = self.head.forward(&x, None)?;
             loss += ops::cross_entropy(&logits, &batch.labels[run], None)?;
         }
         Ok(loss)
@@ -331,7 +351,7 @@ impl Mixtral {
         all
     }
 
-    /// Every weight, in a fixed order.
+    /// Every weight that is not packed, in a fixed order.
     pub fn parameters(&self) -> Vec<&Parameter> {
         let mut all = vec![&self.embedding];
         for layer in &self.layers {
@@ -404,11 +424,11 @@ impl Mixtral {
     ) -> Result<usize> {
         let mut count = 0;
         for linear in self.linears_mut() {
-            let module = linear.weight.name.trim_end_matches(".weight").to_owned();
+            let module = linear.weight.module().to_owned();
             if module == "lm_head" || !choose(&module) {
                 continue;
             }
-            let (out, input) = linear.weight.value.dims2()?;
+            let (out, input) = linear.weight.shape()?;
             let bound = 1.0 / (input as f32).sqrt();
             let a = ops::uniform(Stream::new(seed).named("lora").named(&module), rank * input, bound);
             linear.lora = Some(Lora {
@@ -428,8 +448,7 @@ impl Mixtral {
 
     /// The names of all linear layers (`model.layers.0.self_attn.q_proj`).
     pub fn linear_modules(&mut self) -> Vec<String> {
-        let names = self.linears_mut().into_iter();
-        names.map(|linear| linear.weight.name.trim_end_matches(".weight").to_owned()).collect()
+        self.linears_mut().into_iter().map(|linear| linear.weight.module().to_owned()).collect()
     }
 }
 

@@ -6,13 +6,15 @@ mod experts;
 mod generation;
 mod linear;
 mod mixtral;
+mod nf4;
 pub mod ops;
 mod parameter;
 
 pub use config::Config;
 pub use generation::{Generator, Sampling};
-pub use linear::{Linear, Lora, Pass};
+pub use linear::{Linear, Lora, Pass, Weight};
 pub use mixtral::{Batch, KeyValueCache, Mixtral};
+pub use nf4::Nf4;
 pub use ops::{IGNORED, Loss};
 pub use parameter::{Gradients, Parameter};
 

@@ -81,7 +81,8 @@ enum Method {
 #[serde(rename_all = "kebab-case")]
 enum Quantization {
     None,
-    /// Frozen weights as 4-bit NormalFloat.
+    /// Linear layers but the output, packed to 4-bit NormalFloat in blocks of 64, without double quantisation: as the
+    /// published run had them.
     Nf4,
 }
 
@@ -124,7 +125,10 @@ impl Stage for Train {
         training::keep_freed_memory();
         let mix = self.open_mix()?;
         let validation = self.open_validation()?;
-        let mut model = Mixtral::open(self.model.path(), &Device::Cpu)?;
+        let mut model = match self.quantization {
+            Quantization::None => Mixtral::open(self.model.path(), &Device::Cpu)?,
+            Quantization::Nf4 => Mixtral::open_packed(self.model.path(), &Device::Cpu)?,
+        };
         self.choose_weights(&mut model)?;
         let settings = self.settings(&model);
         let plan = training::Plan::new(&mix, &settings)?;
@@ -231,10 +235,9 @@ impl Train {
         if self.dtype == Dtype::Bfloat16 {
             return Err(Error::invalid("training in bfloat16 is not built yet").hint("set `dtype = \"float32\"`"));
         }
-        if self.quantization == Quantization::Nf4 {
-            return Err(
-                Error::invalid("training on NF4 weights is not built yet").hint("set `quantization = \"none\"`")
-            );
+        if self.quantization == Quantization::Nf4 && self.method == Method::Full {
+            return Err(Error::invalid("weights packed to NF4 cannot be trained")
+                .hint("set `method = \"lora\"`, or `quantization = \"none\"`"));
         }
         Ok(())
     }

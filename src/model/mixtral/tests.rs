@@ -227,6 +227,27 @@ fn continuing_with_a_cache_gives_the_logits_of_the_whole() {
 }
 
 #[test]
+fn packed_weights_give_the_model_of_their_rounded_values() {
+    let folder = tempfile::tempdir().unwrap();
+    write_model(folder.path(), &tiny_config());
+    let mut packed = Mixtral::open_packed(folder.path(), &Device::Cpu).unwrap();
+    let mut dense = Mixtral::open(folder.path(), &Device::Cpu).unwrap();
+    for linear in dense.linears_mut() {
+        if let Weight::Dense(parameter) = &mut linear.weight
+            && parameter.name != HEAD
+        {
+            parameter.value = Nf4::quantise(&parameter.value).unwrap().dequantise().unwrap();
+        }
+    }
+    for model in [&mut packed, &mut dense] {
+        model.add_adapters(4, 8.0, 0.1, 1, |module| !module.ends_with("gate")).unwrap();
+        model.train_only(|name| name.contains("lora_") || name == HEAD);
+    }
+    assert_eq!(run(&packed, false), run(&dense, false));
+    assert!(packed.parameters().iter().all(|parameter| !parameter.name.contains("w1.weight")));
+}
+
+#[test]
 fn a_missing_tensor_and_a_wrong_shape_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = tiny_config();

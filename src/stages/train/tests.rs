@@ -108,6 +108,17 @@ fn lora_gives_an_adapter_as_peft_names_it() {
 }
 
 #[test]
+fn adapters_train_on_packed_weights() {
+    let fixture = Fixture::new();
+    let output = fixture.run("packed", json!({"quantization": "nf4"})).unwrap();
+    assert_eq!(Adapter::open(&output).unwrap().names().len(), 3 * 16 * 2 + 2);
+    let plain = fixture.run("plain", json!({})).unwrap();
+    assert!(files(&output) != files(&plain));
+    let error = fixture.run("full", json!({"quantization": "nf4", "method": "full"})).unwrap_err();
+    assert_eq!(error.message(), "weights packed to NF4 cannot be trained");
+}
+
+#[test]
 fn full_gives_a_model_folder() {
     let fixture = Fixture::new();
     let output = fixture.run("full", json!({"method": "full"})).unwrap();
