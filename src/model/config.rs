@@ -124,7 +124,7 @@ impl File {
                 return Err(format!("`{name}` is 0"));
             }
         }
-        if self.num_attention_heads % self.num_key_value_heads != 0 {
+        if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             return Err(format!(
                 "{} attention heads cannot share {} key-value heads evenly",
                 self.num_attention_heads, self.num_key_value_heads
@@ -138,7 +138,9 @@ impl File {
         }
         let head_dim = match self.head_dim {
             Some(width) => width,
-            None if self.hidden_size % self.num_attention_heads == 0 => self.hidden_size / self.num_attention_heads,
+            None if self.hidden_size.is_multiple_of(self.num_attention_heads) => {
+                self.hidden_size / self.num_attention_heads
+            }
             None => {
                 return Err(format!(
                     "a width of {} cannot be cut into {} heads",

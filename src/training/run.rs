@@ -137,7 +137,7 @@ pub fn train(
         (run.step, run.records) = (step, records);
     }
     let resumed_at = run.step;
-    match run.to_the_end() {
+    match run.carry_on() {
         Ok(()) => Ok(Report { plan, records: run.records, resumed_at }),
         Err(error) => {
             // Nothing is lost by an interruption; a failure would only be repeated from here.
@@ -181,7 +181,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn to_the_end(&mut self) -> Result<()> {
+    fn carry_on(&mut self) -> Result<()> {
         loop {
             self.host.step(self.step);
             if self.is_due(self.settings.evaluation_steps) || self.step == 0 || self.step == self.plan.steps {
@@ -198,7 +198,7 @@ impl Run<'_> {
     }
 
     fn is_due(&self, interval: u64) -> bool {
-        interval > 0 && self.step % interval == 0
+        interval > 0 && self.step.is_multiple_of(interval)
     }
 
     fn save(&self) -> Result<()> {

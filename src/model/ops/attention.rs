@@ -127,7 +127,7 @@ impl Attention {
         let group = shape.heads / shape.kv_heads;
         let (wide, narrow, width) = (shape.query_width(), shape.key_width(), shape.width);
         let owned = group * width;
-        let parts: Vec<(Vec<f32>, Vec<f32>, Vec<f32>)> = (0..shape.sequences * shape.kv_heads)
+        let parts: Vec<[Vec<f32>; 3]> = (0..shape.sequences * shape.kv_heads)
             .into_par_iter()
             .map(|task| {
                 let (sequence, kv_head) = (task / shape.kv_heads, task % shape.kv_heads);
@@ -180,27 +180,23 @@ impl Attention {
                         ds.transposed().multiply(q, shape.scale(), dk, width, true, Parallelism::None);
                     }
                 }
-                (dq, dk, dv)
+                [dq, dk, dv]
             })
             .collect();
         // From one buffer per key head to rows of all heads.
-        let assemble = |part: fn(&(Vec<f32>, Vec<f32>, Vec<f32>)) -> &Vec<f32>, rows: usize, width: usize| {
+        let assemble = |part: usize, rows: usize, width: usize| {
             let row = shape.kv_heads * width;
             let mut values = vec![0f32; shape.sequences * rows * row];
             values.par_chunks_mut(row).enumerate().for_each(|(index, values)| {
                 let (sequence, position) = (index / rows, index % rows);
                 for (kv_head, values) in values.chunks_exact_mut(width).enumerate() {
-                    let from = part(&parts[sequence * shape.kv_heads + kv_head]);
+                    let from = &parts[sequence * shape.kv_heads + kv_head][part];
                     values.copy_from_slice(&from[position * width..][..width]);
                 }
             });
             tensor(values, (shape.sequences * rows, row))
         };
-        Ok((
-            assemble(|part| &part.0, shape.queries, owned)?,
-            assemble(|part| &part.1, shape.keys, width)?,
-            assemble(|part| &part.2, shape.keys, width)?,
-        ))
+        Ok((assemble(0, shape.queries, owned)?, assemble(1, shape.keys, width)?, assemble(2, shape.keys, width)?))
     }
 }
 
