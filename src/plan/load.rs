@@ -193,7 +193,11 @@ fn providers<'a>(drafts: &'a [Draft<'_>], stages: &Stages<'_>) -> Result<BTreeMa
                     ),
                     "the second one",
                 );
-                return Err(error.hint(format!("where one of them is meant, write \"@{}\"", second.name)));
+                return Err(match form {
+                    Form::Encoded => error.hint(format!("where one of them is meant, write \"@{}\"", second.name)),
+                    // Those who take other forms provide one of the same dataset, and name it.
+                    _ => error,
+                });
             }
         }
     }
