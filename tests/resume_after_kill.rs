@@ -5,22 +5,10 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use support::Project;
-
-/// The shipped quickstart, made small: few steps, few texts.
-fn project() -> Project {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let quickstart = fs::read_to_string(root.join("pipelines/quickstart.toml")).expect("the quickstart");
-    let project = Project::new()
-        .file("datasets.toml", &fs::read_to_string(root.join("datasets.toml")).expect("the registry"))
-        .file("p.toml", &support::quick(&quickstart));
-    std::os::unix::fs::symlink(root.join("examples"), project.path().join("examples")).expect("a link");
-    project
-}
+use support::{Project, small_quickstart};
 
 /// Numbers from a seed, so that a failure can be had again.
 struct Random(u64);
@@ -79,12 +67,12 @@ fn nothing_half_made(project: &Project) {
 
 #[test]
 fn a_hundred_kills_change_nothing() {
-    let undisturbed = project();
+    let undisturbed = small_quickstart();
     undisturbed.cmx(&["run", "p.toml", "--cpus", "1"]).success();
     let expected = undisturbed.digests();
     assert!(expected.len() > 15, "{expected:?}");
 
-    let project = project();
+    let project = small_quickstart();
     let mut random = Random(20_261_124);
     let mut kills = 0;
     let mut rounds = 0;

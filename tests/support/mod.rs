@@ -141,19 +141,29 @@ pub fn shared_data() -> Option<PathBuf> {
     folder.canonicalize().ok()
 }
 
-/// The quickstart's manifest with little work in every stage.
-pub fn quick(manifest: &str) -> String {
-    let mut quick = String::new();
-    for line in manifest.lines() {
-        let key = line.split('=').next().unwrap_or_default().trim();
-        let value = match key {
-            "max_steps" => "max_steps = 12".to_owned(),
-            "checkpoint_steps" => "checkpoint_steps = 3".to_owned(),
-            "limit" => "limit = 4".to_owned(),
-            _ => line.to_owned(),
-        };
-        quick.push_str(&value);
-        quick.push('\n');
+/// The shipped quickstart in a project of its own, with little work in every stage.
+pub fn small_quickstart() -> Project {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| fs::read_to_string(root.join(path)).expect("a file of the project");
+    let project = Project::new().file("datasets.toml", &read("datasets.toml"));
+    copy(&root.join("examples/hub"), &project.path().join("examples/hub"));
+    let mut manifest = read("pipelines/quickstart.toml");
+    for (after, added) in [
+        ("[stage.base]\n", "max_steps = 12\ncheckpoint_steps = 3\n"),
+        ("[stage.train]\n", "max_steps = 12\ncheckpoint_steps = 3\n"),
+        ("[stage.eval]\n", "limit = 4\nmax_documents = 3\n"),
+    ] {
+        assert!(manifest.contains(after), "the quickstart has no {after}");
+        manifest = manifest.replace(after, &format!("{after}{added}"));
     }
-    quick
+    project.file("p.toml", &manifest)
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for item in fs::read_dir(from).expect("a folder") {
+        let path = item.expect("an entry").path();
+        let to = to.join(path.file_name().expect("a name"));
+        if path.is_dir() { copy(&path, &to) } else { fs::copy(&path, &to).map(drop).expect("a copy") }
+    }
 }
