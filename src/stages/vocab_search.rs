@@ -75,7 +75,7 @@ struct Choice {
 
 impl Stage for VocabSearch {
     const KIND: &'static str = "vocab-search";
-    const REVISION: u32 = 1;
+    const REVISION: u32 = 2;
 
     fn run(&self, work: &mut Work) -> Result<()> {
         self.check()?;
