@@ -159,7 +159,8 @@ pub fn small_quickstart() -> Project {
     project.file("p.toml", &manifest)
 }
 
-fn copy(from: &Path, to: &Path) {
+/// A folder with all in it.
+pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a folder");
     for item in fs::read_dir(from).expect("a folder") {
         let path = item.expect("an entry").path();
