@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{Surroundings, project};
 use crate::error::Result;
-use crate::runner::judge;
+use crate::runner::{Explanation, explain};
 
 /// Say why a stage would run, and what decides it
 #[derive(clap::Args)]
@@ -22,7 +22,7 @@ impl Args {
     pub fn run(self, surroundings: &Surroundings) -> Result<()> {
         let (plan, store) = project(surroundings, self.pipeline.as_deref())?;
         let node = plan.node(&self.stage)?;
-        let Some((why, key, last)) = judge(&plan, &store, node)? else {
+        let Some(Explanation { why, key, last }) = explain(&plan, &store, node)? else {
             println!("{}: waits for a stage before it; decided when that is done", self.stage);
             return Ok(());
         };

@@ -30,7 +30,7 @@ pub struct Judgement {
 
 pub enum Verdict {
     /// This key has a receipt, and its artifact is whole.
-    Fresh(Receipt),
+    Fresh(Box<Receipt>),
     /// This key has a receipt, but somebody altered the artifact.
     Altered(Digest, Vec<String>),
     Stale,
@@ -93,7 +93,7 @@ impl<'a> World<'a> {
                 Verdict::Stale
             }
             Some(receipt) => match self.store.check(receipt.artifact)? {
-                Health::Whole => Verdict::Fresh(receipt),
+                Health::Whole => Verdict::Fresh(Box::new(receipt)),
                 Health::Missing => {
                     why.push("its artifact is missing".to_owned());
                     Verdict::Stale
@@ -131,8 +131,17 @@ impl Materials for World<'_> {
     }
 }
 
-/// Judges one stage, as `explain` shows it; `None` while a stage before it has to run.
-pub fn judge(plan: &Plan, store: &Store, node: NodeIndex) -> Result<Option<(Vec<String>, Key, Option<Receipt>)>> {
+/// What `explain` shows of a stage.
+pub struct Explanation {
+    /// Why it would run, one line each; empty when it is fresh.
+    pub why: Vec<String>,
+    pub key: Key,
+    /// The receipt that the stage had last, under this or another key.
+    pub last: Option<Receipt>,
+}
+
+/// Explains one stage; `None` while a stage before it has to run.
+pub fn explain(plan: &Plan, store: &Store, node: NodeIndex) -> Result<Option<Explanation>> {
     let mut world = World::new(plan, store);
     for &before in plan.order.iter().take_while(|&&before| before != node) {
         let stage = &plan.graph[before];
@@ -147,7 +156,7 @@ pub fn judge(plan: &Plan, store: &Store, node: NodeIndex) -> Result<Option<(Vec<
         return Ok(None);
     }
     let judgement = world.judge(node)?;
-    Ok(Some((judgement.why, judgement.resolved.key, judgement.last)))
+    Ok(Some(Explanation { why: judgement.why, key: judgement.resolved.key, last: judgement.last }))
 }
 
 /// Every stage of a plan in run order, without running or moving anything.
@@ -185,7 +194,7 @@ pub fn assess(plan: &Plan, store: &Store) -> Result<Vec<Assessment>> {
 fn stand(store: &Store, judgement: Judgement) -> (State, Vec<String>, Option<Receipt>) {
     let Judgement { fingerprint, verdict, why, last, .. } = judgement;
     if let Verdict::Fresh(receipt) = verdict {
-        return (State::Fresh, Vec::new(), Some(receipt));
+        return (State::Fresh, Vec::new(), Some(*receipt));
     }
     if let Some(holder) = store.worked_on(fingerprint) {
         let Holder { host, pid, since } = holder;

@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::store::{Digest, Store};
 
-pub use assess::{Assessment, State, assess, judge};
+pub use assess::{Assessment, Explanation, State, assess, explain};
 pub use event::RunEvent;
 pub use record::newest_log;
 pub use task::Task;
