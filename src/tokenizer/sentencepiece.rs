@@ -7,7 +7,7 @@ use std::path::Path;
 use super::bpe::{Bpe, Scratch};
 use super::normalizer::{Normalizer, SPACE};
 use super::proto::{ModelProto, Piece, PieceKind, TrainerSpec};
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 
 /// A model and what is needed to use it.
 pub struct SentencePiece {
@@ -26,7 +26,14 @@ thread_local! {
 
 impl SentencePiece {
     pub fn open(path: &Path) -> Result<Self> {
-        Self::new(ModelProto::read(path)?).context(|| format!("cannot use the tokenizer {}", path.display()))
+        Self::new(ModelProto::read(path)?).map_err(|error| {
+            let advice = error.advice().map(str::to_owned);
+            let named = Error::invalid(format!("cannot use the tokenizer {}", path.display())).caused_by(error);
+            match advice {
+                Some(advice) => named.hint(advice),
+                None => named,
+            }
+        })
     }
 
     /// Fails for what SentencePiece itself refuses (no or two unknown pieces, empty or repeated pieces, byte pieces
@@ -148,9 +155,9 @@ fn push_bytes(text: &mut String, bytes: &mut Vec<u8>) {
 fn check_kind(model: &ModelProto, trainer: &TrainerSpec) -> Result<()> {
     if !trainer.is_bpe() {
         let kind = match trainer.model_type {
-            None | Some(1) => "Unigram",
-            Some(3) => "word",
-            Some(4) => "character",
+            None | Some(1) => "a Unigram",
+            Some(3) => "a word",
+            Some(4) => "a character",
             Some(_) => "an unknown kind of",
         };
         return Err(Error::invalid(format!("this is {kind} SentencePiece model, and only BPE ones can be encoded with"))

@@ -1,0 +1,124 @@
+"""Makes tests/golden/sentencepiece: what Google's SentencePiece does, for `tests/sentencepiece_parity.rs`.
+
+    python3 -m venv .venv-golden && .venv-golden/bin/pip install sentencepiece==0.2.3 protobuf==7.36.2
+    .venv-golden/bin/python tests/golden/make_sentencepiece_ids.py ../shared/data
+
+Written are
+- `plain.model`, `llama.model`: trained here on the corpora of `examples/hub`, whose pieces cmx must find in the same order;
+- `odd.model`: the second with unused and user-defined pieces, no byte fallback, and spaces squeezed;
+- `ids.json`: ids and decoded texts of awkward strings under each of them, ids of whole documents under published
+  models (of those, which are not part of this project, only SHA-256 digests), and ALP as VoCapXLM computes it.
+"""
+import hashlib
+import io
+import json
+import math
+import pathlib
+import struct
+import sys
+
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2 as proto
+
+assert sentencepiece.__version__ == "0.2.3"
+HERE = pathlib.Path("tests/golden/sentencepiece")
+HUB = pathlib.Path("examples/hub/datasets/cmx")
+FIRST = 200  # documents of each real corpus
+
+TEXTS = [
+    "", " ", "   ", "a", "The valley and the river", "  two  spaces   and trailing ", "tab\tand\nline feed\r\n",
+    "山谷里的春天来了，花都开了。", "中文 and English混在一起", "12345678901234567890 3.14159",
+    "<s> </s> <unk> <0x0A> <sep>", "literal ▁ mark ▁▁", "\u2585 block", "NUL \0 inside", "\ufeffbyte order mark",
+    "U+2028\u2028and\u2029U+3000\u3000end", "\ufffd\ufffd", "\ue000 private \U0010fffd",
+    "𠀀𠀁𪛖 astral Han 𰻝", "e\u0301 e\u0323\u0301 combining", "👩‍👩‍👧‍👦🇨🇳 emoji", "ひらがなとカタカナー", "한국어 Ελληνικά العربية हिन्दी",
+    "a" * 100, "ab" * 60, " " * 40, "x" + " " * 33 + "y", "的" * 50, "thethethethe the the", "<sep><sep>a<sep> 【表】【表】b",
+    "===== ----- ((((())))) \"\"\"\"", "def f(x):\n    return x\n\n\n        # eight", "。。。……，，，！？", "ﬁ ﬀ ① Ⅳ ½ ﾊﾟ",
+]
+REAL_MODELS = ["mixtral-8x7b-v0.1.tokenizer", "llama-32000", "ymcui-chinese-llama2-55296", "mistral-instruct-v3-32768"]
+REAL_CORPORA = ["zh/books", "zh/laws", "zh/articles", "zh/python-docs", "zh/qa", "en/rfcs", "en/python-docs"]
+
+
+def texts(path):
+    return [json.loads(line)["text"] for line in path.read_bytes().split(b"\n") if line]
+
+
+def train(name, lines, **options):
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_writer=model, model_type="bpe", normalization_rule_name="identity",
+        minloglevel=2, **options)
+    (HERE / f"{name}.model").write_bytes(slim(model.getvalue()))
+
+
+def slim(model):
+    """Leaves out what names the machine, and the defaults."""
+    model = proto.ModelProto.FromString(model)
+    spec = proto.TrainerSpec(model_type="BPE", byte_fallback=model.trainer_spec.byte_fallback)
+    spec.vocab_size = len(model.pieces)
+    model.trainer_spec.CopyFrom(spec)
+    return model.SerializeToString(deterministic=True)
+
+
+def odd():
+    model = proto.ModelProto.FromString((HERE / "llama.model").read_bytes())
+    model.trainer_spec.byte_fallback = False
+    kind = proto.ModelProto.SentencePiece
+    pieces = [piece for piece in model.pieces if piece.type != kind.BYTE]
+    for number, piece in enumerate(pieces):
+        if len(piece.piece) > 1 and piece.type == kind.NORMAL and number % 7 == 3:
+            piece.type = kind.UNUSED
+    for text in ["<sep>", "【表】", "  gap", "the"]:
+        pieces = [piece for piece in pieces if piece.piece != text]
+        pieces.append(kind(piece=text, score=0, type=kind.USER_DEFINED))
+    del model.pieces[:]
+    model.pieces.extend(pieces)
+    model.normalizer_spec.remove_extra_whitespaces = True
+    model.trainer_spec.vocab_size = len(pieces)
+    (HERE / "odd.model").write_bytes(model.SerializeToString(deterministic=True))
+
+
+def alp(processor, lines):
+    """`compute_alp` of VoCapXLM's train_mono_spm.py, without its files and its shuffle."""
+    lines = [processor.EncodeAsIds(line.strip()) for line in lines]
+    everything = sum(map(len, lines))
+    counts = {}
+    for piece in (piece for line in lines for piece in line):
+        counts[piece] = counts.get(piece, 0) + 1
+    return everything, sum(sum(math.log(counts[piece] / everything) for piece in line) for line in lines) / len(lines)
+
+
+chinese = [line for file in sorted((HUB / "valley-zh/data").glob("*.jsonl")) for text in texts(file) for line in text.split("\n")]
+english = [line for text in texts(HUB / "valley-held-out/en.jsonl") for line in text.split("\n")]
+train("plain", chinese, vocab_size=2600, character_coverage=0.998)
+train("llama", chinese[:1500] + english, vocab_size=2400, character_coverage=0.995, byte_fallback=True, split_digits=True,
+      allow_whitespace_only_pieces=True, remove_extra_whitespaces=False)
+odd()
+
+golden = {"awkward": {}, "real": {}, "alp": []}
+for name in ["plain", "llama", "odd"]:
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(HERE / f"{name}.model"))
+    golden["awkward"][name] = [
+        {"text": text, "ids": processor.encode(text), "decoded": processor.decode(processor.encode(text))} for text in TEXTS]
+
+score = [line for text in texts(HUB / "valley-held-out/zh.jsonl") for line in text.split("\n") if line.strip()]
+for size in [1700, 1900, 2200, 2600]:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(chinese), model_writer=model, model_type="bpe", normalization_rule_name="identity",
+        minloglevel=2, vocab_size=size, character_coverage=0.998)
+    tokens, value = alp(sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()), score)
+    golden["alp"].append({"size": size, "tokens": tokens, "alp": value})
+
+data = pathlib.Path(sys.argv[1])
+for name in REAL_MODELS:
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(data / f"tokenizers/{name}.model"))
+    golden["real"][name] = {}
+    for corpus in REAL_CORPORA:
+        digest, tokens = hashlib.sha256(), 0
+        for text in texts(data / f"{corpus}.jsonl")[:FIRST]:
+            ids = processor.encode(text)
+            tokens += len(ids)
+            digest.update(struct.pack(f"<{len(ids) + 1}I", *ids, 0xFFFFFFFF))
+        golden["real"][name][corpus] = {"tokens": tokens, "sha256": digest.hexdigest()}
+golden["first"] = FIRST
+(HERE / "ids.json").write_text(json.dumps(golden, indent=1, ensure_ascii=True, sort_keys=True) + "\n")
