@@ -204,7 +204,6 @@ impl VocabSearch {
         let sizes = self.all_sizes();
         let largest = sizes.last().copied().unwrap_or(0);
         let progress = work.progress("train", Some((alphabets.len() * largest) as u64), Unit::Items);
-        let work = &*work;
         let curve = |&number: &usize| {
             let alphabet = Alphabet::Characters(number);
             let single = words.alphabet(alphabet);

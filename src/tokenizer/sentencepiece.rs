@@ -108,7 +108,7 @@ impl SentencePiece {
                 continue;
             }
             push_bytes(&mut text, &mut bytes);
-            at_start &= !(dropped || !text.is_empty());
+            at_start &= !dropped && text.is_empty();
             dropped = false;
             let Some(piece) = piece else {
                 text.push(char::REPLACEMENT_CHARACTER);
