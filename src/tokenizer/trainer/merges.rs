@@ -171,11 +171,10 @@ impl<'a> Learner<'a> {
         let mut at_slot = vec![FORBIDDEN; self.slots.len()];
         let mut occurrences: Vec<usize> = Vec::new();
         let mut run = 0;
-        let inner = self.slots.len().saturating_sub(1);
-        for (slot, pair_here) in at_slot.iter_mut().enumerate().take(inner).skip(1) {
+        for (slot, found) in at_slot.iter_mut().enumerate().skip(1) {
             run += usize::from(self.weights.get(run + 1).is_some_and(|(start, _)| *start as usize == slot));
             let weight = self.weights[run].1;
-            let (left, right) = (self.slots[slot], self.slots[slot + 1]);
+            let (left, Some(&right)) = (self.slots[slot], self.slots.get(slot + 1)) else { break };
             if left == BARRIER || right == BARRIER {
                 continue;
             }
@@ -184,7 +183,7 @@ impl<'a> Learner<'a> {
                 occurrences.resize(self.pairs.len(), 0);
                 occurrences[pair as usize] += 1;
                 self.pairs[pair as usize].count += weight;
-                *pair_here = pair;
+                *found = pair;
             }
         }
         let mut start = 0;
