@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::bind::{Asker, Binder, Bound};
 use super::order::order;
 use super::workspace::{CACHE, REGISTRY, normalize};
-use super::{KindSpec, Kinds, Node, Plan, Resources};
+use super::{CommandLine, KindSpec, Kinds, Node, Plan, Resources};
 use crate::error::{Error, Result};
 use crate::manifest::{
     Braces, Content, Instance, Located, Mark, Pipeline, Place, Registry, Scope, Shape, ShareText, StageEntry,
@@ -355,7 +355,13 @@ fn read_node(draft: &Draft<'_>, node: NodeIndex, binder: &Binder<'_>) -> Result<
         inputs.push(bound);
     }
     let command = kind.manifest.command.as_deref();
-    let command = command.map(|command| render_command(command, kind, &parameters)).transpose()?;
+    let command = command
+        .map(|command| {
+            let written = command.iter().map(|part| part.string("an argument of `command`").map(str::to_owned));
+            let written = written.collect::<Result<_>>()?;
+            Ok::<_, Error>(CommandLine { written, filled: render_command(command, kind, &parameters)? })
+        })
+        .transpose()?;
     let node = Node {
         name: draft.name.clone(),
         stage: draft.entry.name.clone(),

@@ -55,9 +55,8 @@ pub struct Node {
     pub kind: String,
     /// The kind's revision; 0 for a user's `command` kind, whose command line is part of the key instead.
     pub revision: u32,
-    /// A user's kind: the program and its arguments, parameters filled in; `{input}`, `{output}`, `{scratch}` and
-    /// `{threads}` are left to the worker.
-    pub command: Option<Vec<String>>,
+    /// A user's kind: its program and arguments.
+    pub command: Option<CommandLine>,
     /// All parameters, defaults filled in, inputs as written.
     pub parameters: Value,
     pub resources: Resources,
@@ -67,6 +66,15 @@ pub struct Node {
     pub provides: Option<(String, Form)>,
     /// What the inputs in `parameters` mean.
     pub(crate) inputs: Vec<Bound>,
+}
+
+/// The command line of a user's kind.
+#[derive(Clone, Debug)]
+pub struct CommandLine {
+    /// As its manifest has it: what counts in the key, beside the parameters.
+    pub written: Vec<String>,
+    /// Parameters filled in; `{input}`, `{output}`, `{scratch}` and `{threads}` are left to the worker.
+    pub filled: Vec<String>,
 }
 
 /// What a running stage takes from the pools of its host.

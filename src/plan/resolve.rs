@@ -19,7 +19,7 @@ impl Plan {
     pub fn resolve(&self, node: NodeIndex, materials: &mut dyn Materials) -> Result<Resolved> {
         let stage = &self.graph[node];
         let mut key = Key::new(&stage.kind, stage.revision);
-        for argument in stage.command.iter().flatten() {
+        for argument in stage.command.iter().flat_map(|command| &command.written) {
             key.push("command", argument.as_str());
         }
         flatten("", &stage.parameters, &mut key);
@@ -43,7 +43,7 @@ impl Plan {
             None => Resolved { kind: stage.kind.clone(), key, parameters },
             Some(command) => {
                 let names = stage.inputs.iter().map(|bound| bound.pointer.trim_start_matches('/'));
-                let parameters = json!({ "command": command, "inputs": command_inputs(names, &parameters) });
+                let parameters = json!({ "command": command.filled, "inputs": command_inputs(names, &parameters) });
                 Resolved { kind: "command".to_owned(), key, parameters }
             }
         })
