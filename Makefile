@@ -9,6 +9,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 PYTHON ?= python3
 VENV   := .venv-parity
+PEERS  := target/peers
 CMX    := target/release/cmx
 # Corpora and tokenizers for the comparisons that need real ones; without the folder they are left out.
 SHARED ?= ../shared/data
@@ -28,16 +29,15 @@ lint: tools linters
 	cargo fmt --check
 	cargo clippy --release --all-targets -- -D warnings
 
-# benches/NAME.rs is ours; NAME.sh and NAME.py are its peers, which say themselves what they need.
-bench: build
-	@set -e; for file in benches/*; do \
-		name=$$(basename "$$file"); \
-		case "$$name" in \
-			*.rs) echo "== $$name"; cargo bench --bench "$${name%.rs}" ;; \
-			*.sh) echo "== $$name"; sh "$$file" ;; \
-			*.py) echo "== $$name"; $(PYTHON) "$$file" || echo "$$name: left out" ;; \
-		esac; \
-	done
+# benches/NAME.rs is ours, NAME.py the peer's side; what they compare with comes from crates.io and PyPI.
+bench: build $(PEERS)/bin/b3sum $(VENV)/installed
+	cargo bench --bench hashing -- $(PEERS)/bin/b3sum
+	$(PYTHON) benches/noop.py $(CMX)
+	cargo bench --bench training
+	$(VENV)/bin/python benches/training.py
+
+$(PEERS)/bin/b3sum:
+	cargo install --quiet --root $(PEERS) b3sum
 
 parity: build $(VENV)/installed
 	CMX_PYTHON="$(CURDIR)/$(VENV)/bin/python" cargo test --release -- --ignored

@@ -1,6 +1,6 @@
 """Times a run with nothing to do: cmx, DVC, Snakemake and ninja on the same graphs, side by side.
 
-    python3 benches/noop/run.py target/release/cmx > table.md
+    python3 benches/noop.py [target/release/cmx]
 
 Standard library only; the peers come from PyPI into a virtual environment under `--folder` (kept between calls).
 Two graphs of tiny shell commands:
@@ -188,7 +188,7 @@ def measure(graph, folder, cmx, programs, repeat):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cmx", type=pathlib.Path)
+    parser.add_argument("cmx", type=pathlib.Path, nargs="?", default=pathlib.Path("target/release/cmx"))
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("target/noop"), help="where to work")
     parser.add_argument("--repeat", type=int, default=10)
     arguments = parser.parse_args()
