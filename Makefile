@@ -14,7 +14,7 @@ CMX    := target/release/cmx
 # Corpora and tokenizers for the comparisons that need real ones; without the folder they are left out.
 SHARED ?= ../shared/data
 
-.PHONY: quickstart build test lint bench parity tools linters
+.PHONY: quickstart build test lint bench parity tools linters cmake
 
 quickstart: build
 	./$(CMX) run pipelines/quickstart.toml
@@ -39,8 +39,11 @@ bench: build $(PEERS)/bin/b3sum $(VENV)/installed
 $(PEERS)/bin/b3sum:
 	cargo install --quiet --root $(PEERS) b3sum
 
-parity: build $(VENV)/installed
+parity: quickstart $(VENV)/installed cmake
+	cargo test --release --features parity --test sentencepiece_live
 	CMX_PYTHON="$(CURDIR)/$(VENV)/bin/python" cargo test --release -- --ignored
+	$(VENV)/bin/python tests/parity/transformers_logits.py $(CMX) outputs/merge
+	$(VENV)/bin/python tests/parity/peft_adapter.py $(CMX) outputs/expand outputs/train outputs/merge
 	$(VENV)/bin/python tests/parity/peft_merge.py $(CMX)
 	@if [ -d "$(SHARED)/tokenizers" ]; then set -x; \
 		$(VENV)/bin/python tests/parity/expand_means.py $(CMX) \
@@ -70,3 +73,14 @@ tools:
 linters:
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || { \
 		echo "rustfmt or clippy is missing; install them with: rustup component add rustfmt clippy"; exit 1; }
+
+# Google's SentencePiece, which only `make parity` builds, is C++.
+cmake:
+	@command -v cmake >/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -q && apt-get install -qy --no-install-recommends cmake g++; \
+		elif command -v apt-get >/dev/null; then \
+			echo "cmake is missing; install it with: sudo apt-get install cmake g++"; exit 1; \
+		else \
+			echo "cmake is missing; on macOS install it with: brew install cmake"; exit 1; \
+		fi; }
