@@ -47,7 +47,7 @@ fn a_second_run_does_nothing_and_writes_nothing() {
     let listing = |folder: &str| fs::read_dir(project.path().join(folder)).expect("a folder").count();
     let runs = listing("cache/runs");
     let ran = project.cmx(&["run"]).success();
-    assert_eq!(ran.stdout, "p: nothing to do, all 4 stages are fresh\n");
+    assert_eq!(ran.stdout, "p: nothing to do, 4 stages fresh\n");
     assert_eq!(ran.stderr, "");
     assert_eq!(listing("cache/runs"), runs);
 }
@@ -169,4 +169,15 @@ fn events_are_told_as_json() {
     assert!(events.iter().any(|event| event["event"] == "stage-finished" && event["stage"] == "report"));
     let last = events.last().expect("an event");
     assert_eq!((&last["event"], &last["ran"]), (&"run-ended".into(), &4.into()));
+}
+
+#[test]
+fn what_a_pipeline_makes_of_a_dataset_is_no_part_of_it() {
+    let project = Project::new()
+        .file("datasets.toml", "[books]\n")
+        .file("data/books/books.jsonl", "{\"text\": \"one\"}\n{\"text\": \"two\"}\n{\"text\": \"three\"}\n")
+        .file("p.toml", "name = \"p\"\n[stage.split]\ndataset = \"books\"\nratio = \"2:1\"\n");
+    assert_eq!(project.run().done(), ["split"]);
+    assert_eq!(project.run().done(), NOTHING);
+    assert!(project.path().join("outputs/split/books-train.jsonl").exists());
 }

@@ -76,7 +76,7 @@ fn a_model_of_ours() {
         (0..400).map(|n| format!("line {n} 说的是第{n}行，the quick brown fox {}", n * 7919)).collect();
     let project = support::Project::new()
         .file("text.txt", &lines.join("\n"))
-        .file("p.toml", "name = \"p\"\n[stage.train-tokenizer]\ntrain = [\"text.txt\"]\nvocab_size = 400\n");
+        .file("p.toml", "name = \"p\"\n[stage.train-tokenizer]\ntrain = [\"text.txt\"]\nvocab_size = 310\n");
     project.run();
     let model = folder.path().join("tokenizer.model");
     std::fs::copy(project.path().join("outputs/train-tokenizer/tokenizer.model"), &model).expect("a copy");

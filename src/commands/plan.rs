@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::status::word;
 use super::{Surroundings, project, table};
 use crate::error::Result;
+use crate::runner::display::counted;
 use crate::runner::{State, assess};
 
 /// Show what would run, in which order, and why
@@ -26,7 +27,7 @@ impl Args {
         }
         let to_run: Vec<_> = stages.iter().filter(|stage| stage.state != State::Fresh).collect();
         if to_run.is_empty() {
-            println!("{}: nothing to do, all {} stages are fresh", plan.name, stages.len());
+            println!("{}: nothing to do, {} fresh", plan.name, counted(stages.len() as u64, "stage"));
             return Ok(());
         }
         let certain = to_run.iter().filter(|stage| stage.state != State::Waiting).count();

@@ -8,7 +8,7 @@ use super::{Surroundings, project};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::runner::cancel::Cancel;
-use crate::runner::display::{Bars, Display, Json, Lines, seconds};
+use crate::runner::display::{Bars, Display, Json, Lines, counted, seconds};
 use crate::runner::{self, Options, Summary};
 use crate::store::Store;
 
@@ -122,9 +122,10 @@ fn report(plan: &Plan, summary: &Summary, elapsed: f64) -> Result<()> {
         return Err(Error::new(format!("{name}: {failed} failed{left}")));
     }
     if summary.ran == 0 {
-        println!("{name}: nothing to do, all {} stages are fresh", summary.fresh);
+        println!("{name}: nothing to do, {} fresh", counted(summary.fresh as u64, "stage"));
     } else {
-        println!("{name}: {} stages ran, {} were fresh, {}", summary.ran, summary.fresh, seconds(elapsed));
+        let ran = counted(summary.ran as u64, "stage");
+        println!("{name}: {ran} ran, {} fresh, {}", summary.fresh, seconds(elapsed));
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{Surroundings, project, table};
 use crate::error::Result;
-use crate::runner::display::{bytes, seconds};
+use crate::runner::display::{bytes, counted, seconds};
 use crate::runner::{Assessment, State, assess};
 
 /// Show every stage of a pipeline
@@ -51,5 +51,5 @@ pub fn word(state: State) -> &'static str {
 fn made(stage: &Assessment) -> String {
     let Some(receipt) = &stage.receipt else { return String::new() };
     let day = receipt.started.get(..16).unwrap_or_default().replace('T', " ");
-    format!("{day}, {}, {} in {} file(s)", seconds(receipt.seconds), bytes(receipt.bytes), receipt.files)
+    format!("{day}, {}, {} in {}", seconds(receipt.seconds), bytes(receipt.bytes), counted(receipt.files, "file"))
 }

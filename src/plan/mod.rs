@@ -60,7 +60,7 @@ pub struct Node {
     /// All parameters, defaults filled in, inputs as written.
     pub parameters: Value,
     pub resources: Resources,
-    /// Where the view of the artifact stands, relative to the workspace: `outputs/train`, `data/books/split`.
+    /// Where the view of the artifact stands, relative to the workspace: `outputs/train`, `outputs/split-books`.
     pub view: PathBuf,
     /// The dataset and the form of it that the stage provides.
     pub provides: Option<(String, Form)>,

@@ -30,9 +30,7 @@ impl Pools {
             return Err(Error::invalid("nothing can run with no threads and no jobs: give at least 1"));
         }
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let memory = rustix::system::sysinfo();
-        let memory = (memory.totalram as u64).saturating_mul(u64::from(memory.mem_unit));
-        let total = Resources { cpus: cpus.unwrap_or(cores), memory, gpus: gpus() };
+        let total = Resources { cpus: cpus.unwrap_or(cores), memory: memory(), gpus: gpus() };
         Ok(Self { total, jobs: jobs.unwrap_or(usize::MAX), taken: HashMap::new() })
     }
 
@@ -61,6 +59,19 @@ impl Pools {
     pub fn finished(&mut self, node: NodeIndex) {
         self.taken.remove(&node);
     }
+}
+
+/// Bytes of memory of this host.
+#[cfg(target_os = "linux")]
+fn memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    (info.totalram as u64).saturating_mul(u64::from(info.mem_unit))
+}
+
+/// Where the host does not say, memory is no bound.
+#[cfg(not(target_os = "linux"))]
+fn memory() -> u64 {
+    u64::MAX
 }
 
 /// NVIDIA devices of this host: `/dev/nvidia0`, `/dev/nvidia1`, …

@@ -119,7 +119,9 @@ pub fn share_companions(source: &Path, output: &Path, sharing: Sharing, which: C
         let path = entry.context(cannot_list)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let replaced = which == Companions::ExceptConfigAndTokenizer && is_config_or_tokenizer(&name);
-        if path.is_file() && !name.starts_with('.') && !is_weights(&name) && !replaced {
+        // The record of how a model was trained is not one of what is made of it.
+        let record = name == "metrics.jsonl";
+        if path.is_file() && !name.starts_with('.') && !is_weights(&name) && !replaced && !record {
             sharing.place(&path, &output.join(&name))?;
         }
     }

@@ -12,6 +12,12 @@ pub fn count(amount: u64) -> String {
     indicatif::HumanCount(amount).to_string()
 }
 
+/// `1 file`, `2 files`.
+pub fn counted(amount: u64, what: &str) -> String {
+    let plural = if amount == 1 { "" } else { "s" };
+    format!("{} {what}{plural}", count(amount))
+}
+
 /// `0.3 s`, `42 s`, `3 min 10 s`, `2 h 05 min`.
 pub fn seconds(elapsed: f64) -> String {
     let whole = elapsed.round() as u64;

@@ -7,7 +7,7 @@ mod lines;
 
 use super::RunEvent;
 
-pub use amount::{bytes, count, seconds};
+pub use amount::{bytes, count, counted, seconds};
 pub use bars::Bars;
 pub use json::Json;
 pub use lines::Lines;
