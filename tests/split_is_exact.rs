@@ -5,6 +5,7 @@ mod workshop;
 use std::collections::BTreeMap;
 use std::process::Command;
 
+use cmx::corpus::split::Ratio;
 use cmx::error::{ExitCode, Result};
 use serde_json::{Value, json};
 use workshop::{Workshop, dataset, shared};
@@ -188,19 +189,11 @@ fn an_empty_corpus_is_an_error() {
 
 #[test]
 fn a_ratio_is_two_whole_numbers_above_0() {
-    let shop = Workshop::new();
-    shop.write("a.jsonl", document(0) + "\n");
-    let message = |ratio: &str| {
-        let error = split(&shop, json!({"ratio": ratio})).unwrap_err();
+    for wrong in ["999", "0:1", "1:0", "-9:1", "9:many", "9:0.5", "9999999999:1", ""] {
+        let error = Ratio::try_from(wrong.to_owned()).unwrap_err();
         assert_eq!(error.code(), ExitCode::Invalid);
+        assert_eq!(error.message(), format!("the ratio `{wrong}` is not made of two whole numbers above 0"));
         assert_eq!(error.advice(), Some("write train:dev, for example \"999:1\""));
-        error.message().to_owned()
-    };
-    assert_eq!(message("999"), "the ratio `999` is not of the form train:dev");
-    assert_eq!(message("0:1"), "the ratio `0:1` leaves nothing for train");
-    assert_eq!(message("1:0"), "the ratio `1:0` leaves nothing for dev");
-    assert_eq!(message("-9:1"), "the ratio `-9:1` is negative for train");
-    assert_eq!(message("9:many"), "the ratio `9:many` is not made of whole numbers: `many`");
-    assert_eq!(message("9:0.5"), "the ratio `9:0.5` is not made of whole numbers: `0.5`");
-    assert_eq!(message("9999999999:1"), "the ratio `9999999999:1` is above 4294967295 for train");
+    }
+    assert_eq!(Ratio::try_from("999:1".to_owned()).unwrap(), Ratio { train: 999, dev: 1 });
 }

@@ -15,7 +15,9 @@ pub struct Args {
 
 impl Args {
     pub fn run(self, _surroundings: &Surroundings) -> Result<()> {
-        clap_complete::generate(self.shell, &mut Cli::command(), "cmx", &mut std::io::stdout());
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "cmx", &mut script);
+        print!("{}", String::from_utf8_lossy(&script));
         Ok(())
     }
 }

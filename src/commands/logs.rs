@@ -30,7 +30,10 @@ impl Args {
             return Ok(());
         }
         let mut log = std::fs::File::open(&path).context(|| format!("cannot read {}", path.display()))?;
-        std::io::copy(&mut log, &mut std::io::stdout()).context(|| "cannot print the log".to_owned())?;
-        Ok(())
+        match std::io::copy(&mut log, &mut std::io::stdout()) {
+            // The reader has seen enough.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            result => result.map(drop).context(|| "cannot print the log".to_owned()),
+        }
     }
 }

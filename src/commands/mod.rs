@@ -1,5 +1,16 @@
 //! One file per verb: each reads a plan or asks the runner, and prints.
 
+/// As `print!` of `std`, which would panic when the reader of a pipe has seen enough (`cmx status | head -1`).
+macro_rules! print {
+    ($($text:tt)*) => { $crate::commands::show(&format!($($text)*)) };
+}
+
+/// As [`print!`], with a line end.
+macro_rules! println {
+    () => { $crate::commands::show("\n") };
+    ($($text:tt)*) => { $crate::commands::show(&(format!($($text)*) + "\n")) };
+}
+
 mod check;
 mod completions;
 mod explain;
@@ -17,13 +28,14 @@ mod tokens;
 mod verify;
 mod work;
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::error::{Context, Error, Result};
-use crate::plan::{Plan, find_workspace};
+use crate::error::{Context, Error, ExitCode as ErrorCode, Result};
+use crate::plan::{Plan, find_workspace, manifests_in};
 use crate::store::Store;
 
 /// Declarative pipelines that turn a base Mixture-of-Experts model into a bilingual one, and prove how.
@@ -69,9 +81,10 @@ impl Surroundings {
     pub fn workspace(&self) -> Result<PathBuf> {
         let here = std::env::current_dir().context(|| "the current folder is gone".to_owned())?;
         match &self.workspace {
-            Some(folder) => {
-                here.join(folder).canonicalize().context(|| format!("there is no folder {}", folder.display()))
-            }
+            Some(folder) => match here.join(folder).canonicalize() {
+                Ok(path) if path.is_dir() => Ok(path),
+                _ => Err(Error::invalid(format!("there is no folder {}", folder.display()))),
+            },
             None => Ok(find_workspace(&here)),
         }
     }
@@ -85,11 +98,30 @@ fn project(surroundings: &Surroundings, pipeline: Option<&Path>) -> Result<(Plan
         (Some(path), _) => std::env::current_dir().map(|here| here.join(path)).unwrap_or_else(|_| path.to_owned()),
         (None, Some(last)) => workspace.join(last),
         (None, None) => {
-            return Err(Error::invalid("no pipeline was named, and none has been run here yet")
-                .hint("name its manifest, for example pipelines/quickstart.toml"));
+            let error = Error::invalid("no pipeline was named, and none has been run here yet");
+            return Err(match manifests_in(&workspace.join("pipelines")).first() {
+                Some(name) => error.hint(format!("name its manifest, for example pipelines/{name}")),
+                None => error.hint("`cmx init FOLDER` makes a project with a pipeline that runs as it is"),
+            });
         }
     };
     Ok((Plan::load(&workspace, &manifest)?, store))
+}
+
+/// Prints on standard output. Who has stopped reading misses nothing; any other failure ends the program.
+fn show(text: &str) {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            complain(&format!("cannot print: {error}"));
+            std::process::exit(ErrorCode::Failed as i32);
+        }
+        _ => {}
+    }
+}
+
+/// Prints a line on standard error, if anyone reads there.
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 fn print_json(value: &serde_json::Value) -> Result<()> {
@@ -127,7 +159,7 @@ impl Cli {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 let code = error.code();
-                eprintln!("{:?}", miette::Report::new(error));
+                complain(&format!("{:?}", miette::Report::new(error)));
                 ExitCode::from(code as u8)
             }
         }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::{Surroundings, project};
 use crate::error::{Error, Result};
-use crate::plan::Plan;
+use crate::plan::{Plan, pipeline_name};
 use crate::runner::cancel::Cancel;
 use crate::runner::display::{Bars, Display, Json, Lines, counted, seconds};
 use crate::runner::{self, Options, Summary};
@@ -89,6 +89,7 @@ impl How {
             LogFormat::Json => Box::new(Json),
             _ => Box::new(Lines::default()),
         };
+        claim_name(plan, store)?;
         store.set_last_manifest(&plan.manifest)?;
         let cancel = Cancel::on_signals()?;
         let options = Options { jobs: self.jobs, cpus: self.cpus, keep_going: self.keep_going, only, force };
@@ -96,6 +97,23 @@ impl How {
         let summary = runner::run(plan, store, &options, display.as_mut(), &cancel)?;
         report(plan, &summary, started.elapsed().as_secs_f64())
     }
+}
+
+/// What is known of stages is kept under their pipeline's name: `explain` and `gc` would take one pipeline for another
+/// of the same name.
+fn claim_name(plan: &Plan, store: &Store) -> Result<()> {
+    let name = &plan.name;
+    if let Some(other) = store.manifest_of(name).filter(|other| *other != plan.manifest)
+        && pipeline_name(&plan.workspace, &other).as_ref() == Some(name)
+    {
+        return Err(Error::invalid(format!(
+            "{} and {} are both named `{name}`",
+            other.display(),
+            plan.manifest.display()
+        ))
+        .hint("give one of them another `name`"));
+    }
+    store.set_manifest_of(name, &plan.manifest)
 }
 
 fn report(plan: &Plan, summary: &Summary, elapsed: f64) -> Result<()> {

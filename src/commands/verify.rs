@@ -36,7 +36,10 @@ impl Args {
             return Err(Error::new(format!("{altered} artifact(s) are not what was published; {whole} are"))
                 .hint("the next `cmx run` moves them to cache/quarantine/ and makes them again"));
         }
-        println!("{whole} artifacts are whole ({})", bytes(size));
+        match whole {
+            0 => println!("there is no artifact here yet"),
+            _ => println!("{whole} artifacts are whole ({})", bytes(size)),
+        }
         Ok(())
     }
 }

@@ -1,13 +1,13 @@
 //! Documents → a train and a dev file, in one pass.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use rayon::prelude::*;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::document::{Fault, text_of};
@@ -15,7 +15,8 @@ use super::{Batch, Batches, Line, bad_line};
 use crate::error::{Context, Error, Result};
 
 /// Shares of train and dev, `999:1`; both above 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Ratio {
     pub train: u64,
     pub dev: u64,
@@ -61,25 +62,41 @@ pub struct Summary {
     pub duplicates: u64,
 }
 
-impl FromStr for Ratio {
-    type Err = Error;
+impl TryFrom<String> for Ratio {
+    type Error = Error;
 
-    fn from_str(text: &str) -> Result<Self> {
-        let wrong = |what: String| {
-            Error::invalid(format!("the ratio `{text}` {what}")).hint("write train:dev, for example \"999:1\"")
-        };
-        let Some((train, dev)) = text.split_once(':') else {
-            return Err(wrong("is not of the form train:dev".into()));
-        };
-        let share = |name: &str, share: &str| match share.trim().parse::<i128>() {
-            Err(_) => Err(wrong(format!("is not made of whole numbers: `{}`", share.trim()))),
-            Ok(0) => Err(wrong(format!("leaves nothing for {name}"))),
-            Ok(number) if number < 0 => Err(wrong(format!("is negative for {name}"))),
-            Ok(number) => {
-                u32::try_from(number).map(u64::from).map_err(|_| wrong(format!("is above {} for {name}", u32::MAX)))
-            }
-        };
-        Ok(Self { train: share("train", train)?, dev: share("dev", dev)? })
+    fn try_from(text: String) -> Result<Self> {
+        let share = |text: &str| text.parse::<u32>().ok().filter(|share| *share > 0).map(u64::from);
+        let shares = text.split_once(':').and_then(|(train, dev)| Some((share(train)?, share(dev)?)));
+        let (train, dev) = shares.ok_or_else(|| {
+            Error::invalid(format!("the ratio `{text}` is not made of two whole numbers above 0"))
+                .hint("write train:dev, for example \"999:1\"")
+        })?;
+        Ok(Self { train, dev })
+    }
+}
+
+impl From<Ratio> for String {
+    fn from(ratio: Ratio) -> Self {
+        format!("{}:{}", ratio.train, ratio.dev)
+    }
+}
+
+impl JsonSchema for Ratio {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Ratio".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": "^[1-9][0-9]{0,8}:[1-9][0-9]{0,8}$",
+            "examples": ["999:1"],
+        })
     }
 }
 

@@ -9,6 +9,7 @@ use super::template::{Braces, substitute};
 use super::value::{Located, Table};
 use super::with_suggestion;
 use crate::error::{Error, Result};
+use crate::evaluation::tasks::TaskKind;
 use crate::stages::Source;
 
 /// All registered datasets, in the order of the file.
@@ -79,7 +80,7 @@ impl DatasetEntry {
                 "include" => source.include = value.strings(&what)?,
                 "exclude" => source.exclude = value.strings(&what)?,
                 "urls" => source.urls = value.strings(&what)?,
-                "task" => source.task = Some(value.string(&what)?.to_owned()),
+                "task" => source.task = Some(task(&name, &value)?),
                 key => {
                     let error = entry.place.error(format!("dataset \"{name}\" has no key `{key}`"), "unknown key");
                     return Err(with_suggestion(error, key, KEYS, "the keys are"));
@@ -112,6 +113,14 @@ impl DatasetEntry {
             source,
         })
     }
+}
+
+fn task(dataset: &str, value: &Located) -> Result<TaskKind> {
+    let word = value.string("`task`")?;
+    TaskKind::ALL.into_iter().find(|kind| kind.as_str() == word).ok_or_else(|| {
+        let error = value.error(format!("dataset \"{dataset}\": `task` does not know \"{word}\""), "unknown word");
+        with_suggestion(error, word, TaskKind::ALL.map(TaskKind::as_str), "it may be")
+    })
 }
 
 /// A template that gives the name of a file or folder inside a dataset's folder.

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::shape::{Mark, Shape};
+use crate::evaluation::tasks::TaskKind;
 
 /// A kind, as the schema of a pipeline needs it.
 pub struct KindSchema {
@@ -152,7 +153,11 @@ fn allow_template(mut schema: Value, default: Option<&Value>) -> Value {
     let Some(map) = schema.as_object_mut() else { return schema };
     let description = map.remove("description");
     let mut wrapped = match map.get("type") {
-        Some(Value::String(name)) if name == "string" && !map.contains_key("enum") => map.clone(),
+        Some(Value::String(name))
+            if name == "string" && !map.contains_key("enum") && !map.contains_key("pattern") =>
+        {
+            map.clone()
+        }
         _ => {
             let template = json!({ "type": "string", "pattern": TEMPLATE });
             Map::from_iter([("anyOf".to_owned(), json!([Value::Object(map.clone()), template]))])
@@ -188,7 +193,10 @@ pub fn registry_schema() -> Value {
                 "include": strings("Globs of the files wanted; all when left out."),
                 "exclude": strings("Globs of the files not wanted."),
                 "urls": strings("Plain addresses, for a dataset that is not on a hub."),
-                "task": string("For an evaluation set: how it is read."),
+                "task": {
+                    "enum": TaskKind::ALL.map(TaskKind::as_str),
+                    "description": "For an evaluation set: how it is read.",
+                },
             },
             "additionalProperties": false,
         },
@@ -201,6 +209,9 @@ impl Shape {
         match self {
             Shape::Any | Shape::OneOf(_) => json!({}),
             Shape::String => json!({ "type": "string" }),
+            Shape::Formed { pattern, example } => {
+                json!({ "type": "string", "pattern": pattern, "examples": example.iter().collect::<Vec<_>>() })
+            }
             Shape::Integer { .. } => json!({ "type": "integer" }),
             Shape::Number => json!({ "type": "number" }),
             Shape::Boolean => json!({ "type": "boolean" }),

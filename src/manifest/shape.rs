@@ -1,18 +1,24 @@
 //! The shape of a kind's parameters: read off its JSON Schema, it checks what people wrote, brings it into one
 //! canonical JSON form, and finds the inputs in it.
 
+use regex::Regex;
 use serde_json::{Map, Value};
 
 use super::place::Place;
 use super::value::{Content, Located, Table};
 use super::with_suggestion;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 
 /// What a value may be.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Shape {
     Any,
     String,
+    /// A string of a certain form: a regular expression, and an example for people.
+    Formed {
+        pattern: String,
+        example: Option<String>,
+    },
     Integer {
         minimum: Option<i64>,
         maximum: Option<i64>,
@@ -96,6 +102,17 @@ impl Shape {
         match (self, &value.content) {
             (Shape::Any, _) => Ok(any(value)),
             (Shape::String | Shape::Input(_), Content::String(text)) => Ok(text.clone().into()),
+            (Shape::Formed { pattern, example }, Content::String(text)) => {
+                let regex = Regex::new(pattern).context(|| format!("the schema of {path} is wrong"))?;
+                if regex.is_match(text) {
+                    return Ok(text.clone().into());
+                }
+                let error = value.error(format!("{path} cannot be \"{text}\""), "wrong form");
+                Err(match example {
+                    Some(example) => error.hint(format!("write it as \"{example}\"")),
+                    None => error,
+                })
+            }
             (Shape::Boolean, Content::Boolean(yes)) => Ok((*yes).into()),
             (Shape::Number, Content::Float(number)) => Ok((*number).into()),
             (Shape::Number, Content::Integer(number)) => Ok((*number as f64).into()),
@@ -128,9 +145,32 @@ impl Shape {
             (Shape::Group(fields), Content::Table(table)) => self.read_group(fields, table, path, &value.place),
             (Shape::OneOf(shapes), _) => match shapes.iter().find_map(|shape| shape.read(value, path).ok()) {
                 Some(json) => Ok(json),
-                None => Err(value.wrong_type(&path.to_string(), &self.describe())),
+                None => {
+                    // Of a single choice for this type, what is wrong with the value; else, what types there are.
+                    let mut likely = shapes.iter().filter(|shape| shape.takes(&value.content));
+                    match (likely.next(), likely.next()) {
+                        (Some(only), None) => only.read(value, path),
+                        _ => Err(value.wrong_type(&path.to_string(), &self.describe())),
+                    }
+                }
             },
             _ => Err(value.wrong_type(&path.to_string(), &self.describe())),
+        }
+    }
+
+    /// Whether a value of this type can have the shape.
+    fn takes(&self, content: &Content) -> bool {
+        match self {
+            Shape::Any => true,
+            Shape::String | Shape::Formed { .. } | Shape::Word(_) | Shape::Input(_) => {
+                matches!(content, Content::String(_))
+            }
+            Shape::Integer { .. } => matches!(content, Content::Integer(_)),
+            Shape::Number => matches!(content, Content::Integer(_) | Content::Float(_)),
+            Shape::Boolean => matches!(content, Content::Boolean(_)),
+            Shape::List(_) => matches!(content, Content::List(_)),
+            Shape::Map(_) | Shape::Group(_) => matches!(content, Content::Table(_)),
+            Shape::OneOf(shapes) => shapes.iter().any(|shape| shape.takes(content)),
         }
     }
 
@@ -201,7 +241,8 @@ impl Shape {
     pub fn describe(&self) -> String {
         match self {
             Shape::Any => "a value".to_owned(),
-            Shape::String => "a string".to_owned(),
+            Shape::String | Shape::Formed { example: None, .. } => "a string".to_owned(),
+            Shape::Formed { example: Some(example), .. } => format!("a string such as \"{example}\""),
             Shape::Integer { .. } => "an integer".to_owned(),
             Shape::Number => "a number".to_owned(),
             Shape::Boolean => "a boolean".to_owned(),
@@ -220,7 +261,7 @@ impl Shape {
 
     fn plural(&self) -> &'static str {
         match self {
-            Shape::String | Shape::Word(_) => "strings",
+            Shape::String | Shape::Formed { .. } | Shape::Word(_) => "strings",
             Shape::Integer { .. } => "integers",
             Shape::Number => "numbers",
             Shape::Boolean => "booleans",
@@ -335,7 +376,13 @@ fn of_schema(schema: &Value, definitions: &Value, depth: usize) -> Shape {
 
 fn of_type(name: &str, schema: &Value, inner: &dyn Fn(&Value) -> Shape) -> Shape {
     match name {
-        "string" => Shape::String,
+        "string" => match schema.get("pattern").and_then(Value::as_str) {
+            None => Shape::String,
+            Some(pattern) => Shape::Formed {
+                pattern: pattern.to_owned(),
+                example: schema.pointer("/examples/0").and_then(Value::as_str).map(str::to_owned),
+            },
+        },
         "boolean" => Shape::Boolean,
         "number" => Shape::Number,
         "integer" => Shape::Integer {

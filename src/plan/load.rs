@@ -11,7 +11,7 @@ use super::bind::{Asker, Binder, Bound};
 use super::order::order;
 use super::workspace::{CACHE, REGISTRY, normalize};
 use super::{CommandLine, KindSpec, Kinds, Node, Plan, Resources};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, nearest};
 use crate::manifest::{
     Braces, Content, Instance, Located, Mark, Pipeline, Place, Registry, Scope, Shape, ShareText, StageEntry,
     StageReference, Table, TextFile, parse_size, placeholders, substitute, with_suggestion,
@@ -59,6 +59,12 @@ impl Plan {
     }
 }
 
+/// The name that a manifest of this workspace gives its pipeline; `None` if it is gone or can't be read.
+pub fn pipeline_name(workspace: &Path, manifest: &Path) -> Option<String> {
+    let file = TextFile::read(&workspace.join(manifest), manifest.to_owned()).ok()?;
+    Pipeline::parse(file).ok().map(|pipeline| pipeline.name)
+}
+
 /// A path as errors name it: relative to the current folder if it lies in there.
 fn shown(path: &Path) -> PathBuf {
     let here = std::env::current_dir().ok();
@@ -74,20 +80,22 @@ fn find_manifest(workspace: &Path, manifest: &Path) -> Result<PathBuf> {
         }
     }
     let error = Error::invalid(format!("there is no pipeline {}", shown(&here).display()));
-    let siblings: Vec<String> = here
-        .parent()
-        .and_then(|folder| folder.read_dir().ok())
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| name.ends_with(".toml"))
-        .collect();
-    let name = manifest.file_name().unwrap_or_default().to_string_lossy();
-    Err(match crate::error::nearest(&name, siblings.iter().map(String::as_str)) {
-        Some(near) => error.hint(format!("did you mean `{}`?", shown(&here).with_file_name(near).display())),
-        None => error,
-    })
+    let name = manifest.with_extension("toml").file_name().unwrap_or_default().to_string_lossy().into_owned();
+    for folder in [here.parent().unwrap_or(workspace), &workspace.join("pipelines")] {
+        let siblings = manifests_in(folder);
+        if let Some(near) = nearest(&name, siblings.iter().map(String::as_str)) {
+            return Err(error.hint(format!("did you mean `{}`?", shown(&folder.join(near)).display())));
+        }
+    }
+    Err(error)
+}
+
+/// The names of the TOML files in a folder, sorted; none if there is no folder.
+pub fn manifests_in(folder: &Path) -> Vec<String> {
+    let names = folder.read_dir().into_iter().flatten().flatten().filter_map(|e| e.file_name().into_string().ok());
+    let mut names: Vec<String> = names.filter(|name| name.ends_with(".toml")).collect();
+    names.sort();
+    names
 }
 
 fn read_registry(workspace: &Path, data_dir: &Path) -> Result<Registry> {

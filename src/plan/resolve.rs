@@ -150,7 +150,7 @@ impl Resolver<'_> {
         let source = match dataset.form {
             // Where the data come from matters to the one who fetches them; to others the data themselves do.
             None => entry.source.clone(),
-            Some(_) => Source { task: entry.source.task.clone(), ..Source::default() },
+            Some(_) => Source { task: entry.source.task, ..Source::default() },
         };
         for (key, value) in to_json(&source)?.as_object().into_iter().flatten() {
             let is_empty = value.is_null() || value.as_array().is_some_and(Vec::is_empty);

@@ -87,12 +87,11 @@ impl Eval {
         for dataset in &self.tasks {
             work.check()?;
             let name = &dataset.name;
-            let task = dataset.source.task.as_deref().ok_or_else(|| {
+            let kind = dataset.source.task.ok_or_else(|| {
                 let names = TaskKind::ALL.map(TaskKind::as_str).join(", ");
                 Error::invalid(format!("dataset {name} is no evaluation set: its registry entry has no `task`"))
                     .hint(format!("add `task = \"…\"` to [{name}] in datasets.toml: one of {names}"))
             })?;
-            let kind = TaskKind::parse(task).context(|| format!("dataset {name} cannot be evaluated"))?;
             let folder = dataset.path.as_ref().ok_or_else(|| {
                 Error::invalid(format!("the files of dataset {name} are not there")).hint(format!(
                     "download it in a stage of this pipeline, or set `root` of [{name}] in datasets.toml"

@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use crate::evaluation::tasks::TaskKind;
+
 /// An artifact of another stage, a part of one, or a source file or folder.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct Input {
@@ -76,8 +78,8 @@ pub struct Source {
     pub exclude: Vec<String>,
     /// Plain addresses (`https://…`, `file://…`), when the dataset does not come from a hub.
     pub urls: Vec<String>,
-    /// For an evaluation set: how it is read (`ceval`, `cmmlu`, `mmlu`, `hellaswag`, `multiple-choice`).
-    pub task: Option<String>,
+    /// For an evaluation set: how it is read.
+    pub task: Option<TaskKind>,
 }
 
 /// One entry of a training mix.

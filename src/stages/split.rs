@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Dataset, Form, Stage, Work};
 use crate::corpus::files_below;
-use crate::corpus::split::{Method, Options, split};
+use crate::corpus::split::{Method, Options, Ratio, split};
 use crate::error::{Context, Error, Result};
 use crate::events::Unit;
 
@@ -18,7 +18,7 @@ pub struct Split {
     /// Taken as JSONL (raw `*.jsonl` files too); provided split.
     pub dataset: Dataset,
     /// Shares of train and dev.
-    pub ratio: String,
+    pub ratio: Ratio,
     /// How documents are chosen for dev.
     pub method: Method,
     /// Of the hash: another seed, another dev set.
@@ -34,7 +34,6 @@ impl Stage for Split {
     const REVISION: u32 = 1;
 
     fn run(&self, work: &mut Work) -> Result<()> {
-        let ratio = self.ratio.parse()?;
         let (train, dev) = self.splits()?;
         let files = self.files()?;
         let bytes = files
@@ -43,7 +42,7 @@ impl Stage for Split {
         let progress = work.progress("split", Some(bytes.sum::<Result<u64>>()?), Unit::Bytes);
         let file_of = |split: &str| work.output().join(format!("{}.jsonl", self.dataset.doc[split]));
         let options = Options {
-            ratio,
+            ratio: self.ratio,
             method: self.method,
             seed: self.seed,
             deduplicate: self.deduplicate,

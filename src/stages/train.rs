@@ -33,7 +33,6 @@ pub struct Train {
     valid: Vec<Dataset>,
     method: Method,
     quantization: Quantization,
-    dtype: Dtype,
     recipe: Recipe,
     learning_rate: f64,
     scheduler: Scheduler,
@@ -84,13 +83,6 @@ enum Quantization {
     /// Linear layers but the output, packed to 4-bit NormalFloat in blocks of 64, without double quantisation: as the
     /// published run had them.
     Nf4,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-enum Dtype {
-    Float32,
-    Bfloat16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -231,9 +223,6 @@ impl Train {
         }
         if self.lora.rank == 0 {
             return wrong("lora.rank", 0.0, "at least 1");
-        }
-        if self.dtype == Dtype::Bfloat16 {
-            return Err(Error::invalid("training in bfloat16 is not built yet").hint("set `dtype = \"float32\"`"));
         }
         if self.quantization == Quantization::Nf4 && self.method == Method::Full {
             return Err(Error::invalid("weights packed to NF4 cannot be trained")

@@ -9,6 +9,7 @@
 //! cache/quarantine/               artifacts that were found altered, kept for their owner to look at
 //! cache/runs/<run>.jsonl          events of a run; one log file per stage in the folder beside it
 //! cache/digests.redb              what need not be read twice: digests of files, seals of artifacts, dates of use
+//! cache/names/<pipeline>          the manifest that gave its pipeline this name
 //! cache/last                      the manifest that was run last
 //! ```
 //!
@@ -90,6 +91,23 @@ impl Store {
             self.write(&self.root.join("last"), format!("{}\n", manifest.display()).as_bytes())?;
         }
         Ok(())
+    }
+
+    /// The manifest whose pipeline had this name when it was last run, relative to the workspace.
+    pub fn manifest_of(&self, pipeline: &str) -> Option<PathBuf> {
+        fs::read_to_string(self.name_path(pipeline)).ok().map(|text| PathBuf::from(text.trim_end()))
+    }
+
+    /// Remembers whose name this is.
+    pub fn set_manifest_of(&self, pipeline: &str, manifest: &Path) -> Result<()> {
+        if self.manifest_of(pipeline).as_deref() != Some(manifest) {
+            self.write(&self.name_path(pipeline), format!("{}\n", manifest.display()).as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn name_path(&self, pipeline: &str) -> PathBuf {
+        self.root.join("names").join(receipt::file_name(pipeline))
     }
 
     /// Folder of runs and logs.

@@ -88,8 +88,7 @@ impl Store {
     }
 
     fn latest_path(&self, pipeline: &str, stage: &str) -> PathBuf {
-        let safe = |name: &str| name.replace('%', "%25").replace('/', "%2F");
-        self.root.join("latest").join(safe(pipeline)).join(safe(stage))
+        self.root.join("latest").join(file_name(pipeline)).join(file_name(stage))
     }
 
     /// The fingerprint under which a stage was last fresh.
@@ -111,4 +110,9 @@ impl Store {
         let texts = stages.flat_map(|stages| stages.flatten()).filter_map(|s| fs::read_to_string(s.path()).ok());
         texts.filter_map(|text| text.trim_end().parse().ok()).collect()
     }
+}
+
+/// The name of a pipeline or a stage as the name of a file.
+pub(super) fn file_name(name: &str) -> String {
+    name.replace('%', "%25").replace('/', "%2F")
 }

@@ -17,11 +17,13 @@ mod subjects;
 use std::path::Path;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
+use serde::{Deserialize, Serialize};
 
-use crate::error::{Context, Error, Result, nearest};
+use crate::error::{Context, Error, Result};
 
 /// How the files of a task are read and its prompts are made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum TaskKind {
     Ceval,
     Cmmlu,
@@ -43,17 +45,6 @@ impl TaskKind {
             TaskKind::Hellaswag => "hellaswag",
             TaskKind::MultipleChoice => "multiple-choice",
         }
-    }
-
-    pub fn parse(name: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == name).ok_or_else(|| {
-            let names = Self::ALL.map(TaskKind::as_str);
-            let error = Error::invalid(format!("there is no task {name:?}; there are {}", names.join(", ")));
-            match nearest(name, names) {
-                Some(near) => error.hint(format!("did you mean {near:?}?")),
-                None => error,
-            }
-        })
     }
 }
 

@@ -1,11 +1,11 @@
 //! `--log-format json`: one object a line on standard error.
 
-use super::{Display, RunEvent};
+use super::{Display, RunEvent, write_line};
 
 pub struct Json;
 
 impl Display for Json {
     fn event(&mut self, event: &RunEvent) {
-        eprintln!("{}", event.to_json());
+        write_line(&event.to_json().to_string());
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::{Display, RunEvent, amount, sentence};
+use super::{Display, RunEvent, amount, sentence, write_line};
 
 /// How often a working stage says that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -83,5 +83,5 @@ impl Display for Lines {
 }
 
 fn say(text: &str) {
-    eprintln!("{} {text}", jiff::Zoned::now().strftime("%H:%M:%S"));
+    write_line(&format!("{} {text}", jiff::Zoned::now().strftime("%H:%M:%S")));
 }

@@ -5,6 +5,8 @@ mod bars;
 mod json;
 mod lines;
 
+use std::io::Write;
+
 use super::RunEvent;
 
 pub use amount::{bytes, count, counted, seconds};
@@ -20,6 +22,11 @@ pub trait Display {
     fn tick(&mut self) {}
     /// The run is over: leave the terminal as it should stay.
     fn end(&mut self) {}
+}
+
+/// A line on standard error. That nobody reads there any more is no reason to end a run.
+fn write_line(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// The sentences that a run's turning points are told in; `None` for what only moves a bar.

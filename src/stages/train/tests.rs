@@ -155,7 +155,6 @@ fn wrong_parameters_are_named() {
         ),
         (json!({"warmup_ratio": 1.5}), "`warmup_ratio` is 1.5; it must be between 0 and 1", ""),
         (json!({"lora": {"rank": 0}}), "`lora.rank` is 0; it must be at least 1", ""),
-        (json!({"dtype": "bfloat16"}), "training in bfloat16 is not built yet", "set `dtype = \"float32\"`"),
         (
             json!({"batch_size": 100}),
             "the mix has 30 blocks, fewer than one step takes (100)",

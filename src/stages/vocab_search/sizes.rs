@@ -93,7 +93,7 @@ impl JsonSchema for Sizes {
         json_schema!({
             "description": "A range, `11000..=41000 by 2000`, or a list of sizes.",
             "oneOf": [
-                { "type": "string", "pattern": "^[0-9_]+\\.\\.=[0-9_]+ by [0-9_]+$" },
+                { "type": "string", "pattern": "^[0-9_]+\\.\\.=[0-9_]+ by [0-9_]+$", "examples": ["11000..=41000 by 2000"] },
                 { "type": "array", "items": { "type": "integer", "minimum": 1 }, "minItems": 1 },
             ],
         })
