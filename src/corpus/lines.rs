@@ -1,9 +1,11 @@
 //! The lines of many files, in order, in batches of bounded size that other threads can share out.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Result};
 
@@ -21,6 +23,22 @@ pub struct Line {
     pub file: usize,
     /// Counted from 1.
     pub number: u64,
+}
+
+/// Between two lines of a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Bytes before it.
+    pub offset: u64,
+    /// Lines before it.
+    pub lines: u64,
+}
+
+impl Place {
+    /// Behind a line of `length` bytes without its `\n`.
+    pub fn after(self, length: usize) -> Self {
+        Self { offset: self.offset + length as u64 + 1, lines: self.lines + 1 }
+    }
 }
 
 impl Batch {
@@ -59,6 +77,18 @@ impl<'a> Batches<'a> {
     /// Batches of about `size` bytes; a longer line makes a longer batch.
     pub fn new(files: &'a [PathBuf], size: usize) -> Self {
         Self { files, next: 0, open: None, size, carry: Vec::new() }
+    }
+
+    /// The lines of the first file from `place` on, then those of the others.
+    pub fn from(files: &'a [PathBuf], size: usize, place: Place) -> Result<Self> {
+        let mut batches = Self::new(files, size);
+        if let (Some(path), true) = (files.first(), place != Place::default()) {
+            let mut file = File::open(path).context(|| format!("cannot open {}", path.display()))?;
+            file.seek(SeekFrom::Start(place.offset)).context(|| format!("cannot read {}", path.display()))?;
+            batches.open = Some((file, place.lines));
+            batches.next = 1;
+        }
+        Ok(batches)
     }
 
     fn read(&mut self) -> Result<Option<Batch>> {
@@ -144,6 +174,13 @@ mod tests {
                 (3, 1, "x"),
                 (3, 2, "y"),
             ];
+            let mut rest = Vec::new();
+            let place = Place::default().after(1).after(5);
+            for batch in Batches::from(&files, size, place).unwrap() {
+                let batch = batch.unwrap();
+                rest.extend(batch.lines().iter().map(|line| (line.file, line.number, batch.bytes_of(line).len())));
+            }
+            assert_eq!(rest, expected.map(|(file, number, text)| (file, number, text.len()))[2..]);
             assert_eq!(found, expected.map(|(file, number, text)| (file, number, text.to_owned())));
         }
     }

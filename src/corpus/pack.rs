@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::BlockWriter;
+use super::{BlockWriter, Shards};
 use crate::error::Result;
 
 /// How documents are laid out in blocks.
@@ -31,6 +31,13 @@ pub struct Packer {
     length: usize,
     bos: Option<u32>,
     eos: Option<u32>,
+    carry: Carry,
+}
+
+/// What goes over from one block to the next.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Carry {
+    /// Ids that are in no block yet.
     pending: Vec<u32>,
     /// Documents and blocks of the current stretch.
     documents: u64,
@@ -38,46 +45,69 @@ pub struct Packer {
     dropped: u64,
 }
 
+/// Where the last whole shard ended; the documents that were pushed until then need not be pushed again.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Checkpoint {
+    carry: Carry,
+    pub shards: Shards,
+}
+
 impl Packer {
     /// `bos` and `eos` go around each document as far as the recipe has them; an absent one is left out.
     pub fn new(writer: BlockWriter, recipe: Recipe, length: usize, bos: Option<u32>, eos: Option<u32>) -> Self {
         let eos = if recipe == Recipe::Clean { eos } else { None };
-        Self { writer, recipe, length, bos, eos, pending: Vec::new(), documents: 0, blocks: 0, dropped: 0 }
+        Self { writer, recipe, length, bos, eos, carry: Carry::default() }
     }
 
-    /// Appends a document; `ids` are its own tokens.
-    pub fn push(&mut self, ids: &[u32]) -> Result<()> {
-        self.pending.extend(self.bos);
-        self.pending.extend_from_slice(ids);
-        self.pending.extend(self.eos);
-        let whole = self.pending.len() / self.length * self.length;
-        for block in self.pending[..whole].chunks_exact(self.length) {
-            self.writer.push(block)?;
-            self.blocks += 1;
-        }
-        self.pending.drain(..whole);
-        self.documents += 1;
-        if self.recipe == Recipe::AsPublished && self.documents == PUBLISHED_BATCH {
-            self.end_stretch()?;
-        }
-        Ok(())
+    /// Goes on from a checkpoint; a new packer's `writer` must be one that was resumed with its shards.
+    pub fn resume(mut self, checkpoint: Checkpoint) -> Result<Self> {
+        self.carry = checkpoint.carry;
+        self.cut()?;
+        Ok(self)
     }
 
-    /// Ends the last block and gives the writer back, and the number of ids that went into no block.
-    pub fn finish(mut self) -> Result<(BlockWriter, u64)> {
+    /// Appends a document; `ids` are its own tokens. If a shard ended with it, the answer is where that was.
+    pub fn push(&mut self, ids: &[u32]) -> Result<Option<Checkpoint>> {
+        self.carry.pending.extend(self.bos);
+        self.carry.pending.extend_from_slice(ids);
+        self.carry.pending.extend(self.eos);
+        self.carry.documents += 1;
+        self.cut()
+    }
+
+    /// Ends the last block, and gives the shards and the number of ids that went into no block.
+    pub fn finish(mut self) -> Result<(Shards, u64)> {
         self.end_stretch()?;
-        Ok((self.writer, self.dropped))
+        Ok((self.writer.close()?, self.carry.dropped))
     }
 
-    fn end_stretch(&mut self) -> Result<()> {
-        if self.blocks == 0 && !self.pending.is_empty() {
-            self.writer.push(&self.pending)?;
-        } else {
-            self.dropped += self.pending.len() as u64;
+    /// Writes the pending ids as far as they make whole blocks.
+    fn cut(&mut self) -> Result<Option<Checkpoint>> {
+        let mut checkpoint = None;
+        let whole = self.carry.pending.len() / self.length * self.length;
+        for end in (self.length..=whole).step_by(self.length) {
+            let shards = self.writer.push(&self.carry.pending[end - self.length..end])?;
+            self.carry.blocks += 1;
+            if let Some(shards) = shards {
+                let carry = Carry { pending: self.carry.pending[end..].to_vec(), ..self.carry };
+                checkpoint = Some(Checkpoint { carry, shards });
+            }
         }
-        self.pending.clear();
-        self.documents = 0;
-        self.blocks = 0;
-        Ok(())
+        self.carry.pending.drain(..whole);
+        if self.recipe == Recipe::AsPublished && self.carry.documents == PUBLISHED_BATCH {
+            return Ok(self.end_stretch()?.or(checkpoint));
+        }
+        Ok(checkpoint)
+    }
+
+    fn end_stretch(&mut self) -> Result<Option<Checkpoint>> {
+        let Carry { pending, blocks, dropped, .. } = std::mem::take(&mut self.carry);
+        self.carry.dropped = dropped;
+        if blocks == 0 && !pending.is_empty() {
+            let shards = self.writer.push(&pending)?;
+            return Ok(shards.map(|shards| Checkpoint { carry: self.carry.clone(), shards }));
+        }
+        self.carry.dropped += pending.len() as u64;
+        Ok(None)
     }
 }

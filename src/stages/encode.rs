@@ -1,15 +1,19 @@
 //! `encode`: documents → blocks of token ids, as the original's training script and `datasets` read them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
 
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Dataset, Input, Stage, Work};
-use crate::corpus::{Batches, BlockWriter, Packer, Recipe, bad_line, text_of};
-use crate::error::{Error, Result};
+use crate::corpus::{
+    Batch, Batches, BlockWriter, Checkpoint, Line, Packer, Place, Recipe, SHARD_BYTES, Shards, bad_line, text_of,
+};
+use crate::error::{Context, Error, Result};
 use crate::events::Unit;
+use crate::files;
 use crate::tokenizer::Tokenizer;
 
 /// Writes one `save_to_disk` folder per split, with the columns `input_ids`, `attention_mask` and `labels`.
@@ -29,7 +33,7 @@ pub struct Encode {
 }
 
 /// What a split came to.
-#[derive(Default)]
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
 struct Counted {
     documents: u64,
     bytes: u64,
@@ -41,14 +45,64 @@ struct Counted {
     dropped: u64,
 }
 
-/// Text encoded at a time, in bytes; its ids and those of one record batch are what memory is needed for.
-const BATCH: usize = 8 << 20;
+/// How much of a split is in the scratch folder, written there beside its blocks whenever a shard is whole: what a
+/// kill costs is the shard that was being written.
+#[derive(Serialize, Deserialize)]
+enum Kept {
+    Part(Part),
+    Whole { counted: Counted, shards: Shards },
+}
+
+/// The documents before `place`, as far as the shards and what the checkpoint carries over.
+#[derive(Default, Serialize, Deserialize)]
+struct Part {
+    place: Place,
+    counted: Counted,
+    checkpoint: Checkpoint,
+}
+
+/// Some documents' ids, one behind the other.
+struct Encoded {
+    ids: Vec<u32>,
+    documents: Vec<Measures>,
+}
+
+/// Of one document.
+struct Measures {
+    ids: usize,
+    line: usize,
+    bytes: usize,
+    characters: usize,
+}
+
+/// In bytes.
+#[derive(Clone, Copy)]
+struct Sizes {
+    /// Text encoded at a time. Three batches with their ids and one record batch are what memory is needed for.
+    batch: usize,
+    /// Text that a thread takes of it at a time.
+    portion: usize,
+    shard: usize,
+}
+
+const SIZES: Sizes = Sizes { batch: 4 << 20, portion: 64 << 10, shard: SHARD_BYTES };
 
 impl Stage for Encode {
     const KIND: &'static str = "encode";
-    const REVISION: u32 = 1;
+    const REVISION: u32 = 2;
 
     fn run(&self, work: &mut Work) -> Result<()> {
+        self.run_with(SIZES, work)
+    }
+}
+
+fn not_split(name: &str) -> Error {
+    Error::invalid(format!("the dataset `{name}` is not split into the files that its `doc` names"))
+        .hint("add a split stage for it, or look at its `root` and `doc` in datasets.toml")
+}
+
+impl Encode {
+    fn run_with(&self, sizes: Sizes, work: &Work) -> Result<()> {
         if self.sequence_length == 0 {
             return Err(Error::invalid("`sequence_length` is 0: a block must hold a token"));
         }
@@ -56,6 +110,7 @@ impl Stage for Encode {
         let tokenizer = Tokenizer::open(self.tokenizer.path())?;
         self.check_specials(&tokenizer)?;
         let root = path.as_deref().ok_or_else(|| not_split(name))?;
+        let mut done = Vec::new();
         for (split, file) in doc {
             let file = root.join(format!("{file}.jsonl"));
             if !file.is_file() {
@@ -64,7 +119,7 @@ impl Stage for Encode {
             let folder = encoded.get(split).ok_or_else(|| {
                 Error::invalid(format!("the dataset `{name}` names no `encoded` folder for its split `{split}`"))
             })?;
-            let counted = self.encode(work, split, &tokenizer, &file, &work.output().join(folder))?;
+            let (counted, shards) = self.encode(sizes, work, split, &tokenizer, &file)?;
             for (figure, value) in [
                 ("tokens", counted.tokens),
                 ("documents", counted.documents),
@@ -78,17 +133,16 @@ impl Stage for Encode {
             if counted.blocks == 0 {
                 work.warn(format!("the split `{split}` of `{name}` has no documents, and so no blocks"));
             }
+            done.push((split, work.output().join(folder), shards));
+        }
+        // Not before all are done: what lies in the output folder does not outlive a kill.
+        for (split, folder, shards) in done {
+            std::fs::create_dir(&folder).context(|| format!("cannot create {}", folder.display()))?;
+            shards.publish(&kept_in(work, split).0, &folder)?;
         }
         Ok(())
     }
-}
 
-fn not_split(name: &str) -> Error {
-    Error::invalid(format!("the dataset `{name}` is not split into the files that its `doc` names"))
-        .hint("add a split stage for it, or look at its `root` and `doc` in datasets.toml")
-}
-
-impl Encode {
     fn check_specials(&self, tokenizer: &Tokenizer) -> Result<()> {
         let (needed, has) = match self.recipe {
             Recipe::Clean => ("end-of-sequence", tokenizer.eos().is_some()),
@@ -101,47 +155,253 @@ impl Encode {
         Err(Error::invalid(format!("the tokenizer {from} has no {needed} token to tell documents apart")))
     }
 
-    /// Encodes a file's documents in parallel and packs them in order, batch by batch.
+    /// Encodes a file's documents in parallel, batch by batch, while another thread packs them in order into shards
+    /// in the scratch folder. Goes on where an earlier attempt finished its last shard.
     fn encode(
         &self,
+        sizes: Sizes,
         work: &Work,
         split: &str,
         tokenizer: &Tokenizer,
         file: &Path,
-        folder: &Path,
-    ) -> Result<Counted> {
-        let writer = BlockWriter::create(folder, self.sequence_length)?;
-        let mut packer = Packer::new(writer, self.recipe, self.sequence_length, tokenizer.bos(), tokenizer.eos());
-        let mut counted = Counted::default();
+    ) -> Result<(Counted, Shards)> {
+        let (blocks, state) = kept_in(work, split);
+        let mut part = match Kept::read(&state, &blocks) {
+            Some(Kept::Whole { counted, shards }) => return Ok((counted, shards)),
+            Some(Kept::Part(part)) => {
+                work.info(format!("going on with `{split}` after {} documents", part.counted.documents));
+                part
+            }
+            None => {
+                empty_folder(&blocks)?;
+                Part::default()
+            }
+        };
         let size = std::fs::metadata(file).map_or(0, |metadata| metadata.len());
         let progress = work.progress(format!("encoded {split}"), Some(size), Unit::Bytes);
+        progress.set(part.place.offset);
+
+        let checkpoint = std::mem::take(&mut part.checkpoint);
+        let writer = BlockWriter::resume(sizes.shard, &blocks, self.sequence_length, checkpoint.shards.clone());
+        let mut packer = Packer::new(writer, self.recipe, self.sequence_length, tokenizer.bos(), tokenizer.eos())
+            .resume(checkpoint)?;
         let files = [file.to_path_buf()];
-        for batch in Batches::new(&files, BATCH) {
-            let batch = batch?;
-            let encoded: Vec<Result<_>> = batch
-                .lines()
-                .par_iter()
-                .map(|line| {
-                    let text = text_of(batch.bytes_of(line), &self.text_field)
-                        .map_err(|fault| bad_line(file, line.number, &fault))?;
-                    let mut ids = Vec::new();
-                    tokenizer.encode_into(&text, &mut ids);
-                    progress.add(batch.bytes_of(line).len() as u64 + 1);
-                    Ok((ids, text.len() as u64, text.chars().count() as u64))
-                })
-                .collect();
-            for document in encoded {
-                let (ids, bytes, characters) = document?;
-                packer.push(&ids)?;
-                counted.documents += 1;
-                counted.bytes += bytes;
-                counted.characters += characters;
+        let batches = Batches::from(&files, sizes.batch, part.place)?;
+        let encode = |batch: &Batch, lines: &[Line]| {
+            let mut encoded = Encoded { ids: Vec::new(), documents: Vec::with_capacity(lines.len()) };
+            for line in lines {
+                let bytes = batch.bytes_of(line);
+                let text = text_of(bytes, &self.text_field).map_err(|fault| bad_line(file, line.number, &fault))?;
+                let before = encoded.ids.len();
+                encoded.ids.reserve(text.len() / 3);
+                tokenizer.encode_into(&text, &mut encoded.ids);
+                encoded.documents.push(Measures {
+                    ids: encoded.ids.len() - before,
+                    line: bytes.len(),
+                    bytes: text.len(),
+                    characters: text.chars().count(),
+                });
+                progress.add(bytes.len() as u64 + 1);
             }
-            work.check()?;
-        }
-        let (writer, dropped) = packer.finish()?;
-        let written = writer.finish()?;
+            Ok(encoded)
+        };
+
+        let (sender, receiver) = sync_channel::<Vec<Encoded>>(1);
+        let (mut counted, mut place) = (part.counted, part.place);
+        let packed: Result<Packer> = std::thread::scope(|scope| {
+            let packing = scope.spawn(|| {
+                for encoded in receiver.into_iter().flatten() {
+                    let mut ids = encoded.ids.as_slice();
+                    for document in &encoded.documents {
+                        let (own, rest) = ids.split_at(document.ids);
+                        ids = rest;
+                        counted.documents += 1;
+                        counted.bytes += document.bytes as u64;
+                        counted.characters += document.characters as u64;
+                        place = place.after(document.line);
+                        if let Some(checkpoint) = packer.push(own)? {
+                            Kept::Part(Part { place, counted, checkpoint }).write(&state)?;
+                        }
+                    }
+                }
+                Ok(packer)
+            });
+            let read = (|| -> Result<()> {
+                for (index, batch) in batches.enumerate() {
+                    // Not after the last: what is left to do then takes less time than to do it again.
+                    if index > 0 {
+                        work.check()?;
+                    }
+                    let batch = batch?;
+                    let portions: Vec<&[Line]> = portions(&batch, sizes.portion);
+                    let encoded: Vec<Result<Encoded>> =
+                        portions.par_iter().map(|lines| encode(&batch, lines)).collect();
+                    // The first failure of all, whichever thread was first.
+                    if sender.send(encoded.into_iter().collect::<Result<_>>()?).is_err() {
+                        break;
+                    }
+                }
+                Ok(())
+            })();
+            drop(sender);
+            let packed: Result<Packer> = packing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            let packed = packed?;
+            read.map(|()| packed)
+        });
+        let (shards, dropped) = packed?.finish()?;
         progress.finish();
-        Ok(Counted { blocks: written.rows, tokens: written.tokens + dropped, dropped, ..counted })
+        let written = shards.written();
+        let counted = Counted { blocks: written.rows, tokens: written.tokens + dropped, dropped, ..counted };
+        Kept::Whole { counted, shards: shards.clone() }.write(&state)?;
+        Ok((counted, shards))
+    }
+}
+
+/// Cuts a batch into runs of lines of about `size` bytes.
+fn portions(batch: &Batch, size: usize) -> Vec<&[Line]> {
+    let mut taken = 0;
+    batch
+        .lines()
+        .chunk_by(|line, _| {
+            taken += batch.bytes_of(line).len();
+            let go_on = taken < size;
+            if !go_on {
+                taken = 0;
+            }
+            go_on
+        })
+        .collect()
+}
+
+/// Where a split's blocks and its [`Kept`] lie between attempts.
+fn kept_in(work: &Work, split: &str) -> (PathBuf, PathBuf) {
+    (work.scratch().join(split), work.scratch().join(format!("{split}.json")))
+}
+
+fn empty_folder(folder: &Path) -> Result<()> {
+    let cannot_empty = || format!("cannot empty {}", folder.display());
+    if folder.exists() {
+        std::fs::remove_dir_all(folder).context(cannot_empty)?;
+    }
+    std::fs::create_dir(folder).context(cannot_empty)
+}
+
+impl Kept {
+    /// Nothing if there is no such file or the blocks are not what it says; the work begins anew then.
+    fn read(state: &Path, blocks: &Path) -> Option<Self> {
+        let kept: Self = serde_json::from_slice(&std::fs::read(state).ok()?).ok()?;
+        let shards = match &kept {
+            Self::Part(part) => &part.checkpoint.shards,
+            Self::Whole { shards, .. } => shards,
+        };
+        shards.are_in(blocks).then_some(kept)
+    }
+
+    fn write(&self, state: &Path) -> Result<()> {
+        let cannot_write = || format!("cannot write {}", state.display());
+        let text = serde_json::to_vec(self).context(cannot_write)?;
+        files::write_atomic(state, &text).context(cannot_write)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+        let mut found = BTreeMap::new();
+        for split in ["train", "dev"] {
+            for entry in std::fs::read_dir(folder.join(split)).unwrap() {
+                let path = entry.unwrap().path();
+                found.insert(path.strip_prefix(folder).unwrap().to_path_buf(), std::fs::read(&path).unwrap());
+            }
+        }
+        found
+    }
+
+    /// A tokenizer of single characters and a few words.
+    fn tokenizer(folder: &Path) -> PathBuf {
+        let pieces: Vec<String> = ('a'..='z').map(String::from).chain(["▁".to_owned()]).collect();
+        let mut vocabulary = serde_json::Map::new();
+        for piece in ["<unk>", "<s>", "</s>"].into_iter().chain(pieces.iter().map(String::as_str)) {
+            vocabulary.insert(piece.to_owned(), json!(vocabulary.len()));
+        }
+        let special = |id: u32, content: &str| {
+            json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+                   "normalized": false, "special": true})
+        };
+        let file = folder.join("tokenizer.json");
+        let tokenizer = json!({
+            "version": "1.0", "truncation": null, "padding": null,
+            "added_tokens": [special(0, "<unk>"), special(1, "<s>"), special(2, "</s>")],
+            "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+            "pre_tokenizer": null, "post_processor": null, "decoder": null,
+            "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+                      "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+                      "vocab": vocabulary, "merges": []},
+        });
+        std::fs::write(&file, tokenizer.to_string()).unwrap();
+        file
+    }
+
+    /// Stopped after every batch, and begun again until it is done: the bytes of a run that nobody disturbed, and
+    /// no document encoded twice but those of the shard that was not whole.
+    #[test]
+    fn what_is_stopped_goes_on_at_its_last_shard() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let model = tokenizer(folder);
+        let line = |n: u32| {
+            let words = "some words of a document ".repeat((n * 7 % 23) as usize);
+            format!("{{\"text\": \"{words}{}\"}}\n", char::from(b'a' + (n % 26) as u8))
+        };
+        std::fs::write(folder.join("d-train.jsonl"), (0..2500).map(line).collect::<String>()).unwrap();
+        std::fs::write(folder.join("d-dev.jsonl"), (0..40).map(line).collect::<String>().trim_end()).unwrap();
+        let sizes = Sizes { batch: 64 << 10, portion: 4 << 10, shard: 100 << 10 };
+        for recipe in ["clean", "as-published"] {
+            let stage: Encode = serde_json::from_value(json!({
+                "dataset": {
+                    "name": "d", "form": "split", "path": folder,
+                    "doc": {"train": "d-train", "dev": "d-dev"}, "encoded": {"train": "train", "dev": "dev"},
+                    "source": {"repo": null, "revision": null, "include": [], "exclude": [], "urls": [], "task": null},
+                },
+                "tokenizer": {"from": "t", "path": model},
+                "sequence_length": 16, "recipe": recipe, "text_field": "text",
+            }))
+            .unwrap();
+            let attempt = |name: &str, sizes: Sizes, stopped: bool| {
+                let (output, scratch) =
+                    (folder.join(format!("{recipe}-{name}")), folder.join(format!("{recipe}-{name}-kept")));
+                for fresh in [&output, &scratch] {
+                    std::fs::create_dir_all(fresh).unwrap();
+                }
+                let cancelled = Arc::new(AtomicBool::new(stopped));
+                let work = Work::new(output.clone(), scratch, 2, Box::new(std::io::sink()), cancelled);
+                stage.run_with(sizes, &work).map(|()| files(&output))
+            };
+            let undisturbed = attempt("whole", Sizes { batch: 1 << 20, ..sizes }, false).unwrap();
+            let shards = undisturbed
+                .keys()
+                .filter(|path| path.starts_with("train") && path.extension() == Some("arrow".as_ref()))
+                .count();
+            assert!(shards > 20, "{shards}");
+            let mut attempts = 1;
+            let stopped = loop {
+                match attempt("stopped", sizes, true) {
+                    Ok(files) => break files,
+                    Err(error) => assert!(error.is_interruption(), "{error}"),
+                }
+                attempts += 1;
+                assert!(attempts < 60, "no progress");
+            };
+            assert!(attempts > 10, "{attempts}");
+            assert!(undisturbed == stopped, "{recipe}");
+        }
     }
 }
