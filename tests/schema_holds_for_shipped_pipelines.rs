@@ -93,9 +93,8 @@ fn faults(root: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> 
     let mut found = Vec::new();
     for (keyword, rule) in keywords {
         let ok = match keyword.as_str() {
-            "$schema" | "$defs" | "title" | "description" | "default" | "format" | "x-cmx" | "then" | "else" => {
-                true
-            }
+            "$schema" | "$defs" | "title" | "description" | "default" | "examples" | "format" | "x-cmx"
+            | "then" | "else" => true,
             "$ref" => {
                 let pointer = rule.as_str().and_then(|reference| reference.strip_prefix('#')).expect("a reference");
                 found.extend(faults(root, root.pointer(pointer).expect("a definition"), value, at));

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Surroundings;
+use super::{Surroundings, stages};
 use crate::error::Result;
 use crate::plan::Plan;
 
@@ -19,9 +19,7 @@ impl Args {
         let workspace = surroundings.workspace()?;
         for manifest in &self.pipelines {
             let plan = Plan::load(&workspace, manifest)?;
-            let stages = plan.order.len();
-            let plural = if stages == 1 { "" } else { "s" };
-            println!("{}: {stages} stage{plural}, ok", manifest.display());
+            println!("{}: {}, ok", manifest.display(), stages(plan.order.len()));
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use super::Surroundings;
 use crate::error::{Context, Error, Result, nearest};
 use crate::events::WorkerEvent;
 use crate::runner::Task;
-use crate::stages::{KINDS, Work, kind};
+use crate::stages::{KINDS, Names, Work, kind};
 
 /// Run one resolved stage (used by the runner)
 #[derive(clap::Args)]
@@ -22,38 +22,50 @@ pub struct Args {
 
 impl Args {
     pub fn run(self, _surroundings: &Surroundings) -> Result<()> {
-        let result = self.work();
+        let task = self.task();
+        // The runner starts its workers in the workspace.
+        let names = match (&task, std::env::current_dir()) {
+            (Ok(task), Ok(workspace)) => Names::of(&task.parameters, &workspace),
+            _ => Names::default(),
+        };
+        let result = task.and_then(work);
         if let Err(error) = &result
             && !error.is_interruption()
         {
-            let event = WorkerEvent::Failed { message: error.one_line(), hint: error.advice().map(str::to_owned) };
+            let event = WorkerEvent::Failed {
+                message: names.fill(&error.one_line()),
+                hint: error.advice().map(|hint| names.fill(hint)),
+            };
             let text = serde_json::to_string(&event).context(|| "cannot tell the runner".to_owned())?;
             println!("{text}");
         }
         result
     }
 
-    fn work(&self) -> Result<()> {
+    fn task(&self) -> Result<Task> {
         let path = self.folder.join("task.json");
         let text = fs::read(&path).context(|| format!("cannot read {}", path.display()))?;
-        let task: Task = serde_json::from_slice(&text).context(|| format!("{} is damaged", path.display()))?;
-        let Some(kind) = kind(&task.kind) else {
-            let error = Error::invalid(format!("there is no kind `{}`", task.kind));
-            let near = nearest(&task.kind, KINDS.iter().map(|kind| kind.name));
-            return Err(match near {
-                Some(near) => error.hint(format!("did you mean `{near}`?")),
-                None => error,
-            });
-        };
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(task.threads)
-            .build_global()
-            .context(|| "cannot start the worker's threads".to_owned())?;
-        let cancelled = Arc::new(AtomicBool::new(false));
-        listen(cancelled.clone());
-        let mut work = Work::new(task.output, task.kept, task.threads, Box::new(std::io::stdout()), cancelled);
-        kind.run(task.parameters, &mut work)
+        serde_json::from_slice(&text).context(|| format!("{} is damaged", path.display()))
     }
+}
+
+fn work(task: Task) -> Result<()> {
+    let Some(kind) = kind(&task.kind) else {
+        let error = Error::invalid(format!("there is no kind `{}`", task.kind));
+        let near = nearest(&task.kind, KINDS.iter().map(|kind| kind.name));
+        return Err(match near {
+            Some(near) => error.hint(format!("did you mean `{near}`?")),
+            None => error,
+        });
+    };
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(task.threads)
+        .build_global()
+        .context(|| "cannot start the worker's threads".to_owned())?;
+    let cancelled = Arc::new(AtomicBool::new(false));
+    listen(cancelled.clone());
+    let mut work = Work::new(task.output, task.kept, task.threads, Box::new(std::io::stdout()), cancelled);
+    kind.run(task.parameters, &mut work)
 }
 
 /// Listens to the runner: a line is the wish to stop; the end of the pipe means that the runner is gone, and with it

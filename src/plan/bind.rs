@@ -366,6 +366,11 @@ impl Binder<'_> {
             ),
             format!("`{}` needs it", asker.kind),
         );
+        let nothing = !is_registered(entry, Form::Raw) && self.provider(name, Form::Raw, asker).is_none();
+        if form == Form::Jsonl && nothing {
+            return error
+                .hint(format!("put its *.jsonl files under {}, or add a download stage for it", entry.root_text));
+        }
         let kinds = (self.kinds_that_provide)(form);
         match kinds.first() {
             Some(kind) => error.hint(format!("add a stage with use = \"{kind}\" and dataset = \"{name}\"")),

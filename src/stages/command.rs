@@ -41,7 +41,16 @@ impl Stage for Command {
             // The worker's own standard output carries events.
             .stdout(std::io::stderr())
             .spawn()
-            .context(|| format!("cannot start {program}"))?;
+            .map_err(|error| {
+                let missing = error.kind() == std::io::ErrorKind::NotFound;
+                let failed = Error::new(format!("cannot start {program}")).caused_by(error);
+                match missing {
+                    true => {
+                        failed.hint("a program is looked for in PATH, or at its path in the workspace: tools/NAME")
+                    }
+                    false => failed,
+                }
+            })?;
         let status = loop {
             if let Some(status) = child.try_wait().context(|| format!("cannot wait for {program}"))? {
                 break status;

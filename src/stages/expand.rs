@@ -121,7 +121,8 @@ fn check(base: &Checkpoint, config: &Config, old: &Tokenizer, new: &Tokenizer) -
     if after < before {
         return Err(Error::invalid(format!(
             "the new tokenizer has {after} tokens, fewer than the model's own, which has {before}"
-        )));
+        ))
+        .hint("give one that `vocab-search` made from the model's own"));
     }
     let moved = (0..before as u32).find(|&id| old.piece(id) != new.piece(id));
     if let Some(id) = moved {

@@ -8,6 +8,7 @@ mod eval;
 mod expand;
 pub mod inputs;
 mod merge;
+mod names;
 mod new_model;
 mod parquet2jsonl;
 mod split;
@@ -23,6 +24,7 @@ use serde::de::DeserializeOwned;
 use crate::error::{Context, Result};
 
 pub use inputs::{Dataset, Documents, Form, Input, Share, Source};
+pub use names::Names;
 pub use work::{Progress, Work};
 
 /// A kind of stage. The parameter struct is the stage.

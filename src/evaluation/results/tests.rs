@@ -1,3 +1,5 @@
+//! The files of results: figures, order, and rounding.
+
 use super::*;
 use crate::evaluation::answers::Answer;
 use crate::evaluation::tasks::Item;

@@ -1,3 +1,5 @@
+//! Every task against what the harness makes of the same files, and what is wrong with files that are wrong.
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
