@@ -1,9 +1,12 @@
-//! A Parquet file → JSON lines, row group by row group.
+//! Parquet files → JSON lines, row groups side by side.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
 use parquet::arrow::ProjectionMask;
@@ -33,40 +36,124 @@ pub struct Counted {
 /// Rows decoded at a time: enough to amortise the decoder's work, little enough that long documents stay few.
 const BATCH_ROWS: usize = 1024;
 
-/// Writes each row of `from` as a JSON object on a line of `to`. Memory is bounded by a row group's pages, not by
-/// the file. `step` is called after each batch with the number of its rows; its error ends the work.
-pub fn to_jsonl(from: &Path, to: &Path, options: &Options, step: impl Fn(u64) -> Result<()>) -> Result<Counted> {
-    let table = Table::open(from)?;
-    let columns = table.wanted(options)?;
-    let cannot_write = || format!("cannot write {}", to.display());
-    let mut out = BufWriter::with_capacity(1 << 20, File::create(to).context(cannot_write)?);
-    let mut counted = Counted::default();
-    let mut lines = Vec::new();
-    for group in 0..table.metadata.metadata().num_row_groups() {
-        let mut rows_before = 0;
-        table.read(group, &columns.iter().map(|column| column.index).collect::<Vec<_>>(), |batch| {
-            lines.clear();
-            table.write(&batch, &columns, options.binary, &mut lines).map_err(|(column, row, fault)| {
-                let row = row + rows_before;
-                let error = Error::invalid(format!(
-                    "{}, column `{column}`, row group {group}, row {row}: {fault}",
-                    from.display()
-                ));
-                match fault {
-                    Fault::NotUtf8 => {
-                        error.hint("set `binary = \"base64\"`, or name the columns wanted in `columns`")
-                    }
-                    Fault::Type(_) => error.hint("name the columns wanted in `columns`"),
-                }
-            })?;
-            out.write_all(&lines).context(cannot_write)?;
-            rows_before += batch.num_rows();
-            counted.documents += batch.num_rows() as u64;
-            counted.bytes += lines.len() as u64;
-            step(batch.num_rows() as u64)
-        })?;
+/// Lines handed over at a time, in bytes; a longer line is handed over alone.
+const CHUNK: usize = 1 << 20;
+/// Chunks that all threads together may be ahead of the writer.
+const CHUNKS_AHEAD: usize = 128;
+
+/// A Parquet file, the JSONL file that is made of it, and how many row groups it has.
+struct Conversion<'a> {
+    from: &'a Path,
+    to: &'a Path,
+    groups: usize,
+}
+
+/// Lines of a row group, and how many they are; or why there are none.
+type Lines = Result<(Vec<u8>, u64)>;
+
+/// Files (Parquet, JSONL) to convert: each row of the first becomes a JSON object on a line of the second. Row groups
+/// are converted side by side on `threads` threads and written in order, so the bytes do not depend on `threads`, nor
+/// does the error, which is that of the first row group that has one. Memory is bounded by a row group's pages and
+/// [`CHUNKS_AHEAD`], not by the files. `step` is called with numbers of rows that were written; its error ends the
+/// work.
+pub fn to_jsonl(
+    files: &[(PathBuf, PathBuf)],
+    options: &Options,
+    threads: usize,
+    step: impl Fn(u64) -> Result<()>,
+) -> Result<Counted> {
+    let mut conversions = Vec::with_capacity(files.len());
+    for (from, to) in files {
+        let table = Table::open(from)?;
+        table.wanted(options)?;
+        conversions.push(Conversion { from, to, groups: table.metadata.metadata().num_row_groups() });
     }
-    out.into_inner().map_err(std::io::IntoInnerError::into_error).context(cannot_write)?;
+    let units = conversions.iter().flat_map(|file| (0..file.groups).map(move |group| (file, group)));
+    let threads = threads.max(1);
+    let ahead = (CHUNKS_AHEAD / threads).clamp(8, 64);
+    let (announce, announced) = sync_channel(threads.saturating_sub(1).max(1));
+    let tasks = Mutex::new((units, announce));
+    let stopped = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let mut table = None;
+                while !stopped.load(Ordering::Relaxed)
+                    && let Some((file, group, lines)) = next_task(&tasks, ahead)
+                {
+                    convert(file, group, options, &mut table, &lines);
+                }
+            });
+        }
+        let counted = write(&conversions, &announced, &step);
+        // Ends the threads, which wait for nothing but to hand over what they have.
+        stopped.store(true, Ordering::Relaxed);
+        drop(announced);
+        counted
+    })
+}
+
+/// Takes the next row group and announces where its lines will come from, in the order of row groups.
+fn next_task<'a>(
+    tasks: &Mutex<(impl Iterator<Item = (&'a Conversion<'a>, usize)>, SyncSender<Receiver<Lines>>)>,
+    ahead: usize,
+) -> Option<(&'a Conversion<'a>, usize, SyncSender<Lines>)> {
+    let mut tasks = tasks.lock().unwrap_or_else(PoisonError::into_inner);
+    let (file, group) = tasks.0.next()?;
+    let (lines, receiver) = sync_channel(ahead);
+    tasks.1.send(receiver).ok()?;
+    Some((file, group, lines))
+}
+
+/// Sends a row group's lines; a receiver that went away ends the work. `open` is the thread's file of before.
+fn convert<'a>(
+    file: &Conversion<'a>,
+    group: usize,
+    options: &Options,
+    open: &mut Option<(Table<'a>, Vec<Column>)>,
+    lines: &SyncSender<Lines>,
+) {
+    let result = (|| {
+        let (table, columns) = match open.take().filter(|(table, _)| table.path == file.from) {
+            Some(kept) => open.insert(kept),
+            None => {
+                let table = Table::open(file.from)?;
+                let columns = table.wanted(options)?;
+                open.insert((table, columns))
+            }
+        };
+        table.lines(group, columns, options.binary, |text, rows| lines.send(Ok((text, rows))).is_ok())
+    })();
+    if let Err(error) = result {
+        // Nobody listens any more if this fails.
+        let _ = lines.send(Err(error));
+    }
+}
+
+/// Writes what the row groups of all files become, one behind the other.
+fn write(
+    files: &[Conversion],
+    announced: &Receiver<Receiver<Lines>>,
+    step: impl Fn(u64) -> Result<()>,
+) -> Result<Counted> {
+    let mut counted = Counted::default();
+    for file in files {
+        let cannot_write = || format!("cannot write {}", file.to.display());
+        let mut out = File::create(file.to).context(cannot_write)?;
+        step(0)?;
+        for group in 0..file.groups {
+            let lines = announced.recv().map_err(|_| {
+                Error::new(format!("{}, row group {group}: its thread ended early", file.from.display()))
+            })?;
+            for chunk in lines {
+                let (text, rows) = chunk?;
+                out.write_all(&text).context(cannot_write)?;
+                counted.documents += rows;
+                counted.bytes += text.len() as u64;
+                step(rows)?;
+            }
+        }
+    }
     Ok(counted)
 }
 
@@ -136,11 +223,56 @@ impl<'a> Table<'a> {
         Ok(columns)
     }
 
-    /// Hands the rows of a row group to `each`, batch by batch; only the top-level columns `roots` are read.
-    fn read(&self, group: usize, roots: &[usize], mut each: impl FnMut(RecordBatch) -> Result<()>) -> Result<()> {
+    /// Hands the lines of a row group to `each`, chunk by chunk with their number, as long as it wants more.
+    fn lines(
+        &self,
+        group: usize,
+        columns: &[Column],
+        binary: Binary,
+        mut each: impl FnMut(Vec<u8>, u64) -> bool,
+    ) -> Result<()> {
+        let roots: Vec<usize> = columns.iter().map(|column| column.index).collect();
+        let mut lines = Vec::with_capacity(CHUNK + CHUNK / 4);
+        let (mut rows, mut rows_before) = (0, 0);
+        let mut wanted = true;
+        self.read(group, &roots, |batch| {
+            let each_row = |lines: &mut Vec<u8>| {
+                rows += 1;
+                if lines.len() >= CHUNK {
+                    let next = Vec::with_capacity(CHUNK + CHUNK / 4);
+                    wanted = each(std::mem::replace(lines, next), std::mem::take(&mut rows));
+                }
+                wanted
+            };
+            self.write(&batch, columns, binary, &mut lines, each_row).map_err(|(column, row, fault)| {
+                let row = row + rows_before;
+                let path = self.path.display();
+                let error =
+                    Error::invalid(format!("{path}, column `{column}`, row group {group}, row {row}: {fault}"));
+                match fault {
+                    Fault::NotUtf8 => {
+                        error.hint("set `binary = \"base64\"`, or name the columns wanted in `columns`")
+                    }
+                    Fault::Type(_) => error.hint("name the columns wanted in `columns`"),
+                }
+            })?;
+            rows_before += batch.num_rows();
+            Ok(wanted)
+        })?;
+        if wanted && rows > 0 {
+            each(lines, rows);
+        }
+        Ok(())
+    }
+
+    /// Hands the rows of a row group to `each`, batch by batch as long as it wants more; only the top-level
+    /// columns `roots` are read.
+    fn read(&self, group: usize, roots: &[usize], mut each: impl FnMut(RecordBatch) -> Result<bool>) -> Result<()> {
         let broken = |error: Box<dyn std::error::Error + Send + Sync>| self.broken(group, roots, error);
         for batch in self.batches(group, roots).map_err(|error| broken(error.into()))? {
-            each(batch.map_err(|error| broken(error.into()))?)?;
+            if !each(batch.map_err(|error| broken(error.into()))?)? {
+                break;
+            }
         }
         Ok(())
     }
@@ -171,13 +303,15 @@ impl<'a> Table<'a> {
         Error::invalid(format!("{}, {place}: cannot be decoded", self.path.display())).caused_by(error)
     }
 
-    /// Appends one line per row; on failure the column and the row of the batch.
+    /// Appends one line per row and calls `each_row` behind it, as long as that wants more; on failure the column and
+    /// the row of the batch.
     fn write(
         &self,
         batch: &RecordBatch,
         columns: &[Column],
         binary: Binary,
         lines: &mut Vec<u8>,
+        mut each_row: impl FnMut(&mut Vec<u8>) -> bool,
     ) -> Result<(), (String, usize, Fault)> {
         // A projected batch has its columns in the file's order.
         let mut order: Vec<usize> = columns.iter().map(|column| column.index).collect();
@@ -196,6 +330,9 @@ impl<'a> Table<'a> {
                 member(row, lines).map_err(|fault| ((*name).to_owned(), row, fault))?;
             }
             lines.extend_from_slice(b"}\n");
+            if !each_row(lines) {
+                break;
+            }
         }
         Ok(())
     }

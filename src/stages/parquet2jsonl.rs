@@ -2,15 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Dataset, Stage, Work};
 use crate::corpus::files_below;
-use crate::corpus::parquet::{self, Binary, Counted, Options};
+use crate::corpus::parquet::{self, Binary, Options};
 use crate::error::{Error, Result};
 use crate::events::Unit;
 
@@ -58,46 +56,19 @@ impl Stage for Parquet2Jsonl {
         let rename = self.rename.clone().unwrap_or_default();
         let options = Options { columns: self.columns.as_deref(), rename: &rename, binary: self.binary };
 
+        let pairs: Vec<(PathBuf, PathBuf)> =
+            files.iter().zip(&names).map(|(file, name)| (file.clone(), work.output().join(name))).collect();
         let progress = work.progress("rows", Some(rows), Unit::Documents);
-        let failed = AtomicBool::new(false);
-        let results: Vec<Result<Counted>> = files
-            .par_iter()
-            .zip(&names)
-            .map(|(file, name)| {
-                let step = |rows| {
-                    progress.add(rows);
-                    if failed.load(Ordering::Relaxed) { Err(Error::interrupted()) } else { work.check() }
-                };
-                step(0)?;
-                let result = parquet::to_jsonl(file, &work.output().join(name), &options, step);
-                failed.fetch_or(result.is_err(), Ordering::Relaxed);
-                result
-            })
-            .collect();
+        let total = parquet::to_jsonl(&pairs, &options, work.threads(), |rows| {
+            progress.add(rows);
+            work.check()
+        })?;
         progress.finish();
-        let total = sum(results)?;
         work.metric("files", files.len());
         work.metric("documents", total.documents);
         work.metric("bytes", total.bytes);
         Ok(())
     }
-}
-
-/// The total, or the first failure in name order; files that only stopped because of another's do not count.
-fn sum(results: Vec<Result<Counted>>) -> Result<Counted> {
-    let mut total = Counted::default();
-    let mut interruption = None;
-    for result in results {
-        match result {
-            Ok(counted) => {
-                total.documents += counted.documents;
-                total.bytes += counted.bytes;
-            }
-            Err(error) if error.is_interruption() => interruption = Some(error),
-            Err(error) => return Err(error),
-        }
-    }
-    interruption.map_or(Ok(total), Err)
 }
 
 /// The names of the JSONL files: paths below the deepest folder that holds all, with `-` for `/`.
