@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::{Surroundings, stages};
+use super::Surroundings;
 use crate::error::Result;
 use crate::plan::Plan;
+use crate::runner::display::counted;
 
 /// Check a pipeline and everything it names, without running anything
 #[derive(clap::Args)]
@@ -19,7 +20,7 @@ impl Args {
         let workspace = surroundings.workspace()?;
         for manifest in &self.pipelines {
             let plan = Plan::load(&workspace, manifest)?;
-            println!("{}: {}, ok", manifest.display(), stages(plan.order.len()));
+            println!("{}: {}, ok", manifest.display(), counted(plan.order.len() as u64, "stage"));
         }
         Ok(())
     }

@@ -119,11 +119,6 @@ fn show(text: &str) {
     }
 }
 
-/// `1 stage`, `2 stages`.
-fn stages(number: usize) -> String {
-    format!("{number} stage{}", if number == 1 { "" } else { "s" })
-}
-
 /// Prints a line on standard error, if anyone reads there.
 fn complain(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");

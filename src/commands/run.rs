@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use super::{Surroundings, project, stages};
+use super::{Surroundings, project};
 use crate::error::{Error, Result};
 use crate::plan::{Plan, pipeline_name};
 use crate::runner::cancel::Cancel;
