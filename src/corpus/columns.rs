@@ -253,7 +253,7 @@ pub fn members<'a>(names: &[&str], columns: Vec<Cell<'a>>) -> Vec<(Vec<u8>, Cell
 
 fn bytes(value: &[u8], binary: Binary, out: &mut Vec<u8>) -> Result<(), Fault> {
     match binary {
-        Binary::Utf8 => python_json::string(std::str::from_utf8(value).map_err(|_| Fault::NotUtf8)?, out),
+        Binary::Utf8 => python_json::string(simdutf8::basic::from_utf8(value).map_err(|_| Fault::NotUtf8)?, out),
         Binary::Base64 => {
             out.push(b'"');
             base64(value, out);

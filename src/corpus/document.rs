@@ -95,7 +95,7 @@ impl fmt::Display for Fault {
 /// The string `field` of a JSON object; borrowed from the line when it holds no escapes. The whole line is checked:
 /// UTF-8 and JSON syntax. Of a field that comes twice the last counts, as in Python.
 pub fn text_of<'a>(line: &'a [u8], field: &str) -> Result<Cow<'a, str>, Fault> {
-    let line = std::str::from_utf8(line).map_err(|error| Fault::Utf8(error.valid_up_to() + 1))?;
+    let line = simdutf8::compat::from_utf8(line).map_err(|error| Fault::Utf8(error.valid_up_to() + 1))?;
     if line.trim_ascii().is_empty() {
         return Err(Fault::Empty);
     }

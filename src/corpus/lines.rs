@@ -51,6 +51,15 @@ impl Batch {
         &self.bytes[line.span.clone()]
     }
 
+    /// Where a line stands in the batch. Neighbours of one file have one byte between them, a `\n`.
+    pub fn span_of(&self, line: &Line) -> Range<usize> {
+        line.span.clone()
+    }
+
+    pub fn bytes_at(&self, span: Range<usize>) -> &[u8] {
+        &self.bytes[span]
+    }
+
     /// How many bytes the lines have, without their `\n`.
     pub fn len(&self) -> usize {
         self.lines.iter().map(|line| line.span.len()).sum()

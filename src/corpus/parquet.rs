@@ -34,7 +34,7 @@ pub struct Counted {
 }
 
 /// Rows decoded at a time: enough to amortise the decoder's work, little enough that long documents stay few.
-const BATCH_ROWS: usize = 1024;
+const BATCH_ROWS: usize = 256;
 
 /// Lines handed over at a time, in bytes; a longer line is handed over alone.
 const CHUNK: usize = 1 << 20;
@@ -46,6 +46,25 @@ struct Conversion<'a> {
     from: &'a Path,
     to: &'a Path,
     groups: usize,
+}
+
+/// Buffers that were written and can be filled again, which spares the kernel making and zeroing new pages.
+#[derive(Default)]
+struct Spares(Mutex<Vec<Vec<u8>>>);
+
+impl Spares {
+    fn take(&self) -> Vec<u8> {
+        let spare = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        spare.unwrap_or_else(|| Vec::with_capacity(CHUNK + CHUNK / 4))
+    }
+
+    fn give(&self, mut buffer: Vec<u8>) {
+        // Those of very long lines are not kept.
+        if buffer.capacity() <= 2 * CHUNK {
+            buffer.clear();
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+        }
+    }
 }
 
 /// Lines of a row group, and how many they are; or why there are none.
@@ -74,6 +93,7 @@ pub fn to_jsonl(
     let (announce, announced) = sync_channel(threads.saturating_sub(1).max(1));
     let tasks = Mutex::new((units, announce));
     let stopped = AtomicBool::new(false);
+    let spares = Spares::default();
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
@@ -81,11 +101,11 @@ pub fn to_jsonl(
                 while !stopped.load(Ordering::Relaxed)
                     && let Some((file, group, lines)) = next_task(&tasks, ahead)
                 {
-                    convert(file, group, options, &mut table, &lines);
+                    convert(file, group, options, &spares, &mut table, &lines);
                 }
             });
         }
-        let counted = write(&conversions, &announced, &step);
+        let counted = write(&conversions, &announced, &spares, &step);
         // Ends the threads, which wait for nothing but to hand over what they have.
         stopped.store(true, Ordering::Relaxed);
         drop(announced);
@@ -110,6 +130,7 @@ fn convert<'a>(
     file: &Conversion<'a>,
     group: usize,
     options: &Options,
+    spares: &Spares,
     open: &mut Option<(Table<'a>, Vec<Column>)>,
     lines: &SyncSender<Lines>,
 ) {
@@ -122,7 +143,7 @@ fn convert<'a>(
                 open.insert((table, columns))
             }
         };
-        table.lines(group, columns, options.binary, |text, rows| lines.send(Ok((text, rows))).is_ok())
+        table.lines(group, columns, options.binary, spares, |text, rows| lines.send(Ok((text, rows))).is_ok())
     })();
     if let Err(error) = result {
         // Nobody listens any more if this fails.
@@ -134,6 +155,7 @@ fn convert<'a>(
 fn write(
     files: &[Conversion],
     announced: &Receiver<Receiver<Lines>>,
+    spares: &Spares,
     step: impl Fn(u64) -> Result<()>,
 ) -> Result<Counted> {
     let mut counted = Counted::default();
@@ -150,6 +172,7 @@ fn write(
                 out.write_all(&text).context(cannot_write)?;
                 counted.documents += rows;
                 counted.bytes += text.len() as u64;
+                spares.give(text);
                 step(rows)?;
             }
         }
@@ -229,18 +252,18 @@ impl<'a> Table<'a> {
         group: usize,
         columns: &[Column],
         binary: Binary,
+        spares: &Spares,
         mut each: impl FnMut(Vec<u8>, u64) -> bool,
     ) -> Result<()> {
         let roots: Vec<usize> = columns.iter().map(|column| column.index).collect();
-        let mut lines = Vec::with_capacity(CHUNK + CHUNK / 4);
+        let mut lines = spares.take();
         let (mut rows, mut rows_before) = (0, 0);
         let mut wanted = true;
         self.read(group, &roots, |batch| {
             let each_row = |lines: &mut Vec<u8>| {
                 rows += 1;
                 if lines.len() >= CHUNK {
-                    let next = Vec::with_capacity(CHUNK + CHUNK / 4);
-                    wanted = each(std::mem::replace(lines, next), std::mem::take(&mut rows));
+                    wanted = each(std::mem::replace(lines, spares.take()), std::mem::take(&mut rows));
                 }
                 wanted
             };

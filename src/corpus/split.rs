@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
 
 use rayon::prelude::*;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -100,8 +102,8 @@ impl JsonSchema for Ratio {
     }
 }
 
-/// Bytes read at a time: large enough that threads find work, small enough to stay out of the way.
-const BATCH: usize = 16 << 20;
+/// Bytes read at a time: large enough that threads find work, small enough to stay in their caches.
+const BATCH: usize = 4 << 20;
 
 /// Splits `files` into `train` and `dev`, which are created. Every line must be a JSON object with a string
 /// `text_field` and is written as it stands, ended by `\n`. A corpus of one document is all train; one of two or more
@@ -113,31 +115,35 @@ pub fn split(
     options: &Options,
     step: impl Fn(u64) -> Result<()>,
 ) -> Result<Summary> {
-    let mut sides = Sides { train: Side::create(train, Extreme::Least)?, dev: Side::create(dev, Extreme::Most)? };
-    let mut seen: HashSet<u128> = HashSet::new();
-    let mut duplicates = 0;
-    // Offsets of some lines, so that the tail is found without reading the file again.
-    let mut marks = vec![Counted::default()];
-    for batch in Batches::new(files, BATCH) {
-        let batch = batch?;
-        let hashes: Vec<Result<u128, Fault>> =
-            batch.lines().par_iter().map(|line| hash(&batch, line, options)).collect();
-        for (line, hash) in batch.lines().iter().zip(hashes) {
-            let hash = hash.map_err(|fault| bad_line(&files[line.file], line.number, &fault))?;
-            if options.deduplicate && !seen.insert(hash) {
-                duplicates += 1;
-                continue;
+    let sides = Sides { train: Side::create(train, Extreme::Least)?, dev: Side::create(dev, Extreme::Most)? };
+    let mut dealt = Dealt { sides, seen: HashSet::new(), duplicates: 0, marks: vec![Counted::default()] };
+    // One batch is written while the next is read and hashed.
+    let (sender, receiver) = sync_channel::<(Batch, Vec<Result<u128, Fault>>)>(1);
+    let dealt: Result<Dealt> = std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            for (batch, hashes) in receiver {
+                dealt.add(files, &batch, hashes, options)?;
             }
-            let key = (hash >> 64) as u64;
-            let side = match options.method {
-                Method::Hash if options.ratio.takes_for_dev(key) => &mut sides.dev,
-                Method::Hash | Method::Tail => &mut sides.train,
-            };
-            side.push(batch.bytes_of(line), key)?;
-        }
-        marks.push(sides.train.counted);
-        step(batch.len() as u64 + batch.lines().len() as u64)?;
-    }
+            Ok(dealt)
+        });
+        let read = (|| -> Result<()> {
+            for batch in Batches::new(files, BATCH) {
+                let batch = batch?;
+                let hashes = batch.lines().par_iter().map(|line| hash(&batch, line, options)).collect();
+                let bytes = batch.len() as u64 + batch.lines().len() as u64;
+                if sender.send((batch, hashes)).is_err() {
+                    break;
+                }
+                step(bytes)?;
+            }
+            Ok(())
+        })();
+        drop(sender);
+        let dealt: Result<Dealt> = writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let dealt = dealt?;
+        read.map(|()| dealt)
+    });
+    let Dealt { mut sides, duplicates, marks, .. } = dealt?;
     if sides.train.counted.documents + sides.dev.counted.documents == 0 {
         return Err(Error::invalid("the corpus is empty: its files hold no line"));
     }
@@ -149,6 +155,63 @@ pub fn split(
     }
     let finish = |side: Side| side.flushed().map(|side| side.counted);
     Ok(Summary { train: finish(sides.train)?, dev: finish(sides.dev)?, duplicates })
+}
+
+/// What has been written so far.
+struct Dealt {
+    sides: Sides,
+    seen: HashSet<u128>,
+    duplicates: u64,
+    /// Offsets of some lines, so that the tail is found without reading the file again.
+    marks: Vec<Counted>,
+}
+
+impl Dealt {
+    /// Writes a batch, neighbours that go to one side in one piece.
+    fn add(
+        &mut self,
+        files: &[PathBuf],
+        batch: &Batch,
+        hashes: Vec<Result<u128, Fault>>,
+        options: &Options,
+    ) -> Result<()> {
+        let mut run: Option<(bool, Range<usize>)> = None;
+        for (line, hash) in batch.lines().iter().zip(hashes) {
+            let hash = hash.map_err(|fault| bad_line(&files[line.file], line.number, &fault))?;
+            if options.deduplicate && !self.seen.insert(hash) {
+                self.duplicates += 1;
+                continue;
+            }
+            let key = (hash >> 64) as u64;
+            let for_dev = options.method == Method::Hash && options.ratio.takes_for_dev(key);
+            let span = batch.span_of(line);
+            self.side(for_dev).count(span.len(), key);
+            run = match run {
+                // With the `\n` between them, which a file's last line may lack.
+                Some((side, run)) if side == for_dev && run.end + 1 == span.start => {
+                    Some((side, run.start..span.end))
+                }
+                before => {
+                    self.write(batch, before)?;
+                    Some((for_dev, span))
+                }
+            };
+        }
+        self.write(batch, run)?;
+        self.marks.push(self.sides.train.counted);
+        Ok(())
+    }
+
+    fn side(&mut self, for_dev: bool) -> &mut Side {
+        if for_dev { &mut self.sides.dev } else { &mut self.sides.train }
+    }
+
+    fn write(&mut self, batch: &Batch, run: Option<(bool, Range<usize>)>) -> Result<()> {
+        match run {
+            Some((for_dev, span)) => self.side(for_dev).write(batch.bytes_at(span)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// 128 bits of BLAKE3 over the seed and the text; 0 where no hash is needed.
@@ -213,10 +276,20 @@ impl Side {
     }
 
     fn push(&mut self, line: &[u8], key: u64) -> Result<()> {
+        self.count(line.len(), key);
+        self.write(line)
+    }
+
+    /// Writes lines that were counted, and the last `\n`.
+    fn write(&mut self, lines: &[u8]) -> Result<()> {
         let cannot_write = || format!("cannot write {}", self.path.display());
-        self.writer.write_all(line).context(cannot_write)?;
-        self.writer.write_all(b"\n").context(cannot_write)?;
-        let span = Span { start: self.counted.bytes, end: self.counted.bytes + line.len() as u64 + 1 };
+        self.writer.write_all(lines).context(cannot_write)?;
+        self.writer.write_all(b"\n").context(cannot_write)
+    }
+
+    /// Counts a line of `length` bytes without its `\n`.
+    fn count(&mut self, length: usize, key: u64) {
+        let span = Span { start: self.counted.bytes, end: self.counted.bytes + length as u64 + 1 };
         self.counted = Counted { documents: self.counted.documents + 1, bytes: span.end };
         match self.key {
             Some(found) if found == key => self.spans.push(span),
@@ -232,7 +305,6 @@ impl Side {
                 self.spans = vec![span];
             }
         }
-        Ok(())
     }
 
     fn flush(&mut self) -> Result<()> {
