@@ -33,6 +33,8 @@ lint: tools linters
 bench: build $(PEERS)/bin/b3sum $(VENV)/installed
 	cargo bench --bench hashing -- $(PEERS)/bin/b3sum
 	$(PYTHON) benches/noop.py $(CMX)
+	@if [ -d "$(SHARED)/zh" ]; then set -x; $(PYTHON) benches/data_plane.py --cmx $(CMX) --data $(SHARED); \
+	else echo "data_plane.py is left out: there is no $(SHARED)/zh"; fi
 	cargo bench --bench training
 	$(VENV)/bin/python benches/training.py
 
