@@ -133,14 +133,11 @@ impl Store {
     fn seal(&self, artifact: Digest, path: &Path) -> Result<()> {
         let files = tree::walk(path)?;
         let wait = files.iter().map(|file| file.stat.unsettled()).max().unwrap_or_default();
-        if !wait.is_zero() {
-            std::thread::sleep(wait);
-            // What was hashed may have been changed since, within the tick: known files are not read again.
-            if self.scan(path)?.digest() != artifact {
-                return Ok(());
-            }
+        std::thread::sleep(wait);
+        // What was hashed may have been changed since. Files that were not are known and not read again.
+        if self.scan(path)?.digest() == artifact {
+            self.known.set_seal(artifact, seal_of(&files));
         }
-        self.known.set_seal(artifact, seal_of(&files));
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! cache/artifacts/<digest>/       immutable, read-only output trees
 //! cache/trees/<digest>            the list of an artifact's files; its own BLAKE3 is the artifact's name
-//! cache/receipts/<fingerprint>    JSON, written last: never names an artifact that is not whole and on disk
+//! cache/receipts/<fingerprint>.json  written last: never names an artifact that is not whole and on disk
 //! cache/latest/<pipeline>/<stage> the fingerprint that a stage had when it was last found or made fresh
 //! cache/scratch/<fingerprint>/    in progress: survives a kill; locked while somebody works in it
 //! cache/quarantine/               artifacts that were found altered, kept for their owner to look at

@@ -127,7 +127,8 @@ pub fn read(exam: &Exam, folder: &Path, selection: &Selection) -> Result<Vec<Sub
 /// The subjects with a file in the evaluated split, in name order.
 fn present(exam: &Exam, folder: &Path) -> Result<Vec<(&'static str, &'static str)>> {
     let layout = format!("expected {} and {}", exam.file("SUBJECT", "dev"), exam.file("SUBJECT", exam.split));
-    let files = rows::files(&folder.join(exam.split), "csv").unwrap_or_default();
+    let split = folder.join(exam.split);
+    let files = if split.is_dir() { rows::files(&split, "csv")? } else { Vec::new() };
     if files.is_empty() {
         let message = format!("there is no {} in {}", exam.file("*", exam.split), folder.display());
         return Err(Error::invalid(message).hint(layout));
