@@ -41,6 +41,16 @@ impl Normalizer {
         }
     }
 
+    /// The normal form of `text` in parts, for those who read a space as [`SPACE`] themselves if
+    /// [`Self::escape_whitespaces`] says so; nothing if it takes more than that.
+    pub fn parts<'a>(&self, text: &'a str) -> Option<[&'a str; 3]> {
+        if self.remove_extra_whitespaces {
+            return None;
+        }
+        let dummy = if self.add_dummy_prefix && !text.is_empty() { " " } else { "" };
+        Some(if self.whitespace_as_suffix { ["", text, dummy] } else { [dummy, text, ""] })
+    }
+
     /// Writes the normal form of `text` into `out`, which is cleared first. User-defined pieces pass as they are.
     pub fn normalize(&self, text: &str, user_defined: &UserDefined, out: &mut String) {
         out.clear();
@@ -70,7 +80,8 @@ impl Normalizer {
     fn squeeze(&self, mut text: &str, user_defined: &UserDefined, space: char, out: &mut String) {
         let mut after_space = true;
         while let Some(first) = text.chars().next() {
-            let length = user_defined.longest_prefix(text).map_or(first.len_utf8(), |(length, _)| length);
+            let length =
+                user_defined.longest_prefix(text.as_bytes()).map_or(first.len_utf8(), |(length, _)| length);
             let (mut unit, rest) = text.split_at(length);
             if after_space {
                 unit = unit.trim_start_matches(' ');

@@ -1,13 +1,10 @@
 //! A map from pairs of symbols, the lookup at the heart of byte-pair encoding.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// From a [`pair_key`] to a value.
 pub type PairMap<V> = HashMap<u64, V, BuildHasherDefault<PairHasher>>;
-
-/// A set of [`pair_key`]s.
-pub type PairSet = HashSet<u64, BuildHasherDefault<PairHasher>>;
 
 /// Two symbols as one key.
 pub fn pair_key(left: u32, right: u32) -> u64 {

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::path::Path;
 
-use super::bpe::{Bpe, Scratch};
+use super::bpe::{Bpe, MOST_PIECES, Scratch};
 use super::normalizer::{Normalizer, SPACE};
 use super::proto::{ModelProto, Piece, PieceKind, TrainerSpec};
 use crate::error::{Error, Result};
@@ -15,6 +15,8 @@ pub struct SentencePiece {
     trainer: TrainerSpec,
     normalizer: Normalizer,
     bpe: Bpe,
+    /// The encoder can be given a text whose spaces are not replaced yet.
+    reads_spaces: bool,
     bos: Option<u32>,
     eos: Option<u32>,
 }
@@ -47,9 +49,15 @@ impl SentencePiece {
             let is_wanted = |piece: &Piece| piece.kind() == PieceKind::Control && piece.text() == wanted;
             model.pieces.iter().position(is_wanted).map(|id| id as u32)
         };
+        let normalizer = Normalizer::of(&model)?;
+        let has_space =
+            |piece: &Piece| piece.kind() == PieceKind::UserDefined && piece.text().contains([' ', SPACE]);
+        let reads_spaces = !model.pieces.iter().any(has_space);
+        let alias = (reads_spaces && normalizer.escape_whitespaces).then_some((' ', SPACE));
         Ok(Self {
-            normalizer: Normalizer::of(&model)?,
-            bpe: Bpe::new(&model, trainer.byte_fallback()),
+            normalizer,
+            bpe: Bpe::new(&model, trainer.byte_fallback(), alias),
+            reads_spaces,
             bos: control(trainer.bos_piece.as_deref().unwrap_or("<s>")),
             eos: control(trainer.eos_piece.as_deref().unwrap_or("</s>")),
             trainer,
@@ -79,9 +87,12 @@ impl SentencePiece {
 
     /// Appends the ids of `text`; nothing is put before or after them.
     pub fn encode_into(&self, text: &str, ids: &mut Vec<u32>) {
-        SCRATCH.with_borrow_mut(|(normalized, scratch)| {
-            self.normalizer.normalize(text, self.bpe.user_defined(), normalized);
-            self.bpe.encode(normalized, scratch, ids);
+        SCRATCH.with_borrow_mut(|(normalized, scratch)| match self.normalizer.parts(text) {
+            Some(parts) if self.reads_spaces => self.bpe.encode(&parts, scratch, ids),
+            _ => {
+                self.normalizer.normalize(text, self.bpe.user_defined(), normalized);
+                self.bpe.encode(&[normalized], scratch, ids);
+            }
         });
     }
 
@@ -175,8 +186,14 @@ fn check_kind(model: &ModelProto, trainer: &TrainerSpec) -> Result<()> {
 }
 
 fn check_pieces(pieces: &[Piece], byte_fallback: bool) -> Result<()> {
-    let mut in_text = HashSet::new();
-    let mut reserved = HashSet::new();
+    if pieces.len() > MOST_PIECES {
+        let has = pieces.len();
+        return Err(Error::invalid(format!(
+            "the SentencePiece model has {has} pieces, and {MOST_PIECES} are the most that can be encoded with"
+        )));
+    }
+    let mut in_text = HashSet::with_hasher(foldhash::fast::RandomState::default());
+    let mut reserved = in_text.clone();
     let mut bytes = HashSet::new();
     let mut unknown = 0;
     for (id, piece) in pieces.iter().enumerate() {

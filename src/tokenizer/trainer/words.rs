@@ -80,7 +80,7 @@ impl Words {
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
         while let Some(c) = rest.chars().next() {
-            let length = match self.special.longest_prefix(rest) {
+            let length = match self.special.longest_prefix(rest.as_bytes()) {
                 Some((length, _)) => {
                     out.push(BOUNDARY);
                     length
