@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use super::scan::{Text, string_field};
 use super::{Batches, bad_line};
 use crate::error::{Context, Error, Result};
 
@@ -37,10 +38,11 @@ pub fn documents(files: &[PathBuf]) -> impl Iterator<Item = Result<Document>> {
             Box::new(batches.flat_map(move |batch| match batch {
                 Err(error) => vec![Err(error)],
                 Ok(batch) => {
+                    let mut buffer = String::new();
                     let document = |line: &super::Line| {
-                        let text = text_of(batch.bytes_of(line), "text")
+                        let text = text_of(batch.bytes_of(line), "text", &mut buffer)
                             .map_err(|fault| bad_line(path, line.number, &fault))?;
-                        Ok(Document { text: text.into_owned(), file, line: line.number })
+                        Ok(Document { text: text.to_owned(), file, line: line.number })
                     };
                     batch.lines().iter().map(document).collect()
                 }
@@ -92,10 +94,22 @@ impl fmt::Display for Fault {
     }
 }
 
-/// The string `field` of a JSON object; borrowed from the line when it holds no escapes. The whole line is checked:
-/// UTF-8 and JSON syntax. Of a field that comes twice the last counts, as in Python.
-pub fn text_of<'a>(line: &'a [u8], field: &str) -> Result<Cow<'a, str>, Fault> {
-    let line = simdutf8::compat::from_utf8(line).map_err(|error| Fault::Utf8(error.valid_up_to() + 1))?;
+/// The string `field` of the JSON object on `line`: where it stands there, or in `buffer` if it holds escapes. The
+/// whole line is checked: UTF-8 and JSON syntax. Of a field that comes twice the last counts, as in Python.
+pub fn text_of<'a>(line: &'a [u8], field: &str, buffer: &'a mut String) -> Result<&'a str, Fault> {
+    let Ok(line) = simdutf8::basic::from_utf8(line) else {
+        let valid = simdutf8::compat::from_utf8(line).map_or_else(|error| error.valid_up_to(), str::len);
+        return Err(Fault::Utf8(valid + 1));
+    };
+    match string_field(line, field, buffer) {
+        Some(Text::Plain(text)) => Ok(text),
+        Some(Text::Unescaped) => Ok(buffer),
+        None => judged(line, field, buffer),
+    }
+}
+
+/// What serde_json finds on a line, or why it does not.
+pub(super) fn judged<'a>(line: &'a str, field: &str, buffer: &'a mut String) -> Result<&'a str, Fault> {
     if line.trim_ascii().is_empty() {
         return Err(Fault::Empty);
     }
@@ -107,7 +121,11 @@ pub fn text_of<'a>(line: &'a [u8], field: &str) -> Result<Cow<'a, str>, Fault> {
     json.end().map_err(syntax)?;
     match node {
         Node::Object(Some(value)) => match *value {
-            Node::Text(text) => Ok(text),
+            Node::Text(Cow::Borrowed(text)) => Ok(text),
+            Node::Text(Cow::Owned(text)) => {
+                *buffer = text;
+                Ok(buffer)
+            }
             Node::Object(_) => Err(Fault::NotAString(field.to_owned(), "an object")),
             Node::Other(kind) => Err(Fault::NotAString(field.to_owned(), kind)),
         },
@@ -230,11 +248,13 @@ mod tests {
 
     #[test]
     fn the_text_of_a_line_or_what_is_wrong_with_it() {
-        let fault = |line: &[u8]| text_of(line, "text").unwrap_err().to_string();
-        assert!(matches!(text_of(br#"{"a": [1, {}], "text": "plain"}"#, "text"), Ok(Cow::Borrowed("plain"))));
-        assert_eq!(text_of(b"{\"text\": \"a\\u4e2d\\n\"}\r", "text").unwrap(), "a中\n");
-        assert_eq!(text_of(br#"{"text": "first", "text": "last"}"#, "text").unwrap(), "last");
-        assert_eq!(text_of(br#"{"text": 1, "content": "c"}"#, "content").unwrap(), "c");
+        let mut buffer = String::new();
+        let mut text = |line: &[u8], field: &str| text_of(line, field, &mut buffer).map(str::to_owned);
+        assert_eq!(text(br#"{"a": [1, {}], "text": "plain"}"#, "text").unwrap(), "plain");
+        assert_eq!(text(b"{\"text\": \"a\\u4e2d\\n\"}\r", "text").unwrap(), "a中\n");
+        assert_eq!(text(br#"{"text": "first", "text": "\u006cast"}"#, "text").unwrap(), "last");
+        assert_eq!(text(br#"{"text": 1, "content": "c"}"#, "content").unwrap(), "c");
+        let mut fault = |line: &[u8]| text(line, "text").unwrap_err().to_string();
         assert_eq!(fault(b""), "not valid JSON: the line is empty");
         assert_eq!(fault(b"\xef\xbb\xbf{}"), "not valid JSON: the line begins with a byte-order mark");
         assert_eq!(fault(b"{\"text\": \"\xff\"}"), "not valid UTF-8 at byte 11");

@@ -3,12 +3,14 @@
 mod blocks;
 mod columns;
 mod document;
+mod escapes;
 mod lines;
 pub mod mix;
 mod pack;
 pub mod parquet;
 mod python_json;
 mod save_to_disk;
+mod scan;
 pub mod split;
 
 use std::path::{Path, PathBuf};

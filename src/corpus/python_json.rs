@@ -2,13 +2,15 @@
 
 use std::io::Write;
 
+use super::escapes::Escapes;
+
 /// A string: `"` and `\` and what stands below U+0020 are escaped, nothing else.
 pub fn string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     let bytes = text.as_bytes();
+    let mut escapes = Escapes::of(bytes);
     let mut plain = 0;
-    while let Some(length) = first_escape(&bytes[plain..]) {
-        let index = plain + length;
+    while let Some(index) = escapes.next(plain) {
         let byte = bytes[index];
         out.extend_from_slice(&bytes[plain..index]);
         plain = index + 1;
@@ -31,24 +33,6 @@ pub fn string(text: &str, out: &mut Vec<u8>) {
     }
     out.extend_from_slice(&bytes[plain..]);
     out.push(b'"');
-}
-
-/// Where the first byte stands that must be escaped. Eight bytes at a time: a byte of `word - 0x01…01 · n` has its
-/// high bit set, and that of `word` not, if the byte is below `n`; only above the first such byte can a borrow lie.
-fn first_escape(bytes: &[u8]) -> Option<usize> {
-    const ONES: u64 = u64::MAX / 255;
-    let (words, rest) = bytes.as_chunks::<8>();
-    for (index, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let below = |word: u64, bound: u64| word.wrapping_sub(ONES * bound) & !word;
-        let is = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
-        let found = (below(word, 0x20) | is(b'"') | is(b'\\')) & (ONES << 7);
-        if found != 0 {
-            return Some(index * 8 + found.trailing_zeros() as usize / 8);
-        }
-    }
-    let escaped = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
-    rest.iter().position(escaped).map(|index| words.len() * 8 + index)
 }
 
 /// A float as `repr` writes it: the shortest digits that read back as the same double, with an exponent below 1e-4
@@ -117,17 +101,5 @@ mod tests {
         string("a\"\\/\u{0}\u{8}\t\n\u{c}\r\u{1f}\u{7f}中\u{2028}😀", &mut out);
         let expected = "\"a\\\"\\\\/\\u0000\\b\\t\\n\\f\\r\\u001f\u{7f}中\u{2028}😀\"";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
-    }
-
-    #[test]
-    fn the_first_byte_to_escape_is_found_wherever_it_stands() {
-        for byte in 0..=255 {
-            for place in 0..20 {
-                let mut bytes = [b'a', b'!', 0x80, 0xff, b' '].repeat(4);
-                bytes[place] = byte;
-                let escaped = byte < 0x20 || byte == b'"' || byte == b'\\';
-                assert_eq!(first_escape(&bytes), escaped.then_some(place), "{byte} at {place}");
-            }
-        }
     }
 }

@@ -216,7 +216,8 @@ impl Dealt {
 
 /// 128 bits of BLAKE3 over the seed and the text; 0 where no hash is needed.
 fn hash(batch: &Batch, line: &Line, options: &Options) -> Result<u128, Fault> {
-    let text = text_of(batch.bytes_of(line), &options.text_field)?;
+    let mut unescaped = String::new();
+    let text = text_of(batch.bytes_of(line), &options.text_field, &mut unescaped)?;
     if options.method == Method::Tail && !options.deduplicate {
         return Ok(0);
     }

@@ -189,12 +189,14 @@ impl Encode {
         let batches = Batches::from(&files, sizes.batch, part.place)?;
         let encode = |batch: &Batch, lines: &[Line]| {
             let mut encoded = Encoded { ids: Vec::new(), documents: Vec::with_capacity(lines.len()) };
+            let mut unescaped = String::new();
             for line in lines {
                 let bytes = batch.bytes_of(line);
-                let text = text_of(bytes, &self.text_field).map_err(|fault| bad_line(file, line.number, &fault))?;
+                let text = text_of(bytes, &self.text_field, &mut unescaped)
+                    .map_err(|fault| bad_line(file, line.number, &fault))?;
                 let before = encoded.ids.len();
                 encoded.ids.reserve(text.len() / 3);
-                tokenizer.encode_into(&text, &mut encoded.ids);
+                tokenizer.encode_into(text, &mut encoded.ids);
                 encoded.documents.push(Measures {
                     ids: encoded.ids.len() - before,
                     line: bytes.len(),
