@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::scan::{Text, string_field};
+use super::scan::{Text, has_string_field, string_field};
 use super::{Batches, bad_line};
 use crate::error::{Context, Error, Result};
 
@@ -101,11 +101,21 @@ pub fn text_of<'a>(line: &'a [u8], field: &str, buffer: &'a mut String) -> Resul
         let valid = simdutf8::compat::from_utf8(line).map_or_else(|error| error.valid_up_to(), str::len);
         return Err(Fault::Utf8(valid + 1));
     };
+    text_in(line, field, buffer)
+}
+
+/// [`text_of`] of a line that is known to be UTF-8.
+pub fn text_in<'a>(line: &'a str, field: &str, buffer: &'a mut String) -> Result<&'a str, Fault> {
     match string_field(line, field, buffer) {
         Some(Text::Plain(text)) => Ok(text),
         Some(Text::Unescaped) => Ok(buffer),
         None => judged(line, field, buffer),
     }
+}
+
+/// Whether [`text_in`] finds a text, for less.
+pub fn check(line: &str, field: &str) -> Result<(), Fault> {
+    if has_string_field(line, field) { Ok(()) } else { judged(line, field, &mut String::new()).map(drop) }
 }
 
 /// What serde_json finds on a line, or why it does not.

@@ -19,7 +19,7 @@ impl<'a> Escapes<'a> {
     }
 
     /// The first at `place` or behind it. Cheap if `place` grows from call to call.
-    #[inline]
+    #[inline(always)]
     pub fn next(&mut self, place: usize) -> Option<usize> {
         if place / BLOCK != self.block {
             self.block = place / BLOCK;

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Result};
 
-/// Whole lines, one behind the other in one buffer.
+/// Whole lines, one behind the other in one buffer, each ended by `\n`.
+#[derive(Default)]
 pub struct Batch {
     bytes: Vec<u8>,
     lines: Vec<Line>,
@@ -51,18 +52,14 @@ impl Batch {
         &self.bytes[line.span.clone()]
     }
 
-    /// Where a line stands in the batch. Neighbours of one file have one byte between them, a `\n`.
+    /// All lines, line ends included. One that a file lacked at its end is there too.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Where a line stands in [`Self::bytes`], without its `\n`.
     pub fn span_of(&self, line: &Line) -> Range<usize> {
         line.span.clone()
-    }
-
-    pub fn bytes_at(&self, span: Range<usize>) -> &[u8] {
-        &self.bytes[span]
-    }
-
-    /// How many bytes the lines have, without their `\n`.
-    pub fn len(&self) -> usize {
-        self.lines.iter().map(|line| line.span.len()).sum()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -100,10 +97,13 @@ impl<'a> Batches<'a> {
         Ok(batches)
     }
 
-    fn read(&mut self) -> Result<Option<Batch>> {
+    /// Reads the next lines into `batch`, whose memory is used again; `false` when there are none left.
+    pub fn read_into(&mut self, batch: &mut Batch) -> Result<bool> {
         const LEAST: usize = 64 << 10;
-        let mut bytes = std::mem::take(&mut self.carry);
-        let mut lines = Vec::new();
+        let Batch { bytes, lines } = batch;
+        bytes.clear();
+        lines.clear();
+        bytes.append(&mut self.carry);
         let mut start = 0;
         loop {
             if self.open.is_none() {
@@ -119,27 +119,27 @@ impl<'a> Batches<'a> {
             bytes.reserve(wanted);
             let read = file
                 .take(wanted as u64)
-                .read_to_end(&mut bytes)
+                .read_to_end(bytes)
                 .context(|| format!("cannot read {}", self.files[index].display()))?;
+            let ended = read < wanted;
+            if ended && bytes.len() > start && bytes.last() != Some(&b'\n') {
+                bytes.push(b'\n');
+            }
             for newline in memchr::memchr_iter(b'\n', &bytes[searched..]) {
                 *number += 1;
                 lines.push(Line { span: start..searched + newline, file: index, number: *number });
                 start = searched + newline + 1;
             }
-            if read < wanted {
-                if start < bytes.len() {
-                    *number += 1;
-                    lines.push(Line { span: start..bytes.len(), file: index, number: *number });
-                    start = bytes.len();
-                }
+            if ended {
                 self.open = None;
             }
             if bytes.len() >= self.size && !lines.is_empty() {
                 break;
             }
         }
-        self.carry = bytes.split_off(start);
-        Ok((!lines.is_empty()).then_some(Batch { bytes, lines }))
+        self.carry.extend_from_slice(&bytes[start..]);
+        bytes.truncate(start);
+        Ok(!lines.is_empty())
     }
 }
 
@@ -147,7 +147,8 @@ impl Iterator for Batches<'_> {
     type Item = Result<Batch>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.read().transpose()
+        let mut batch = Batch::default();
+        self.read_into(&mut batch).map(|found| found.then_some(batch)).transpose()
     }
 }
 

@@ -4,6 +4,7 @@ mod blocks;
 mod columns;
 mod document;
 mod escapes;
+mod in_order;
 mod lines;
 pub mod mix;
 mod pack;

@@ -1,20 +1,22 @@
 //! Documents → a train and a dev file, in one pass.
 
+mod sides;
+
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::sync_channel;
 
-use rayon::prelude::*;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use twox_hash::XxHash3_128;
 
-use super::document::{Fault, text_of};
-use super::{Batch, Batches, Line, bad_line};
-use crate::error::{Context, Error, Result};
+use super::document::{check, text_in, text_of};
+use super::in_order::in_order;
+use super::{Batch, Batches, bad_line};
+use crate::error::{Error, Result};
+use sides::Sides;
 
 /// Shares of train and dev, `999:1`; both above 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,8 +104,8 @@ impl JsonSchema for Ratio {
     }
 }
 
-/// Bytes read at a time: large enough that threads find work, small enough to stay in their caches.
-const BATCH: usize = 4 << 20;
+/// Bytes read at a time: they are looked at four times, and should stay in a core's own cache between.
+const BATCH: usize = 256 << 10;
 
 /// Splits `files` into `train` and `dev`, which are created. Every line must be a JSON object with a string
 /// `text_field` and is written as it stands, ended by `\n`. A corpus of one document is all train; one of two or more
@@ -113,297 +115,147 @@ pub fn split(
     train: &Path,
     dev: &Path,
     options: &Options,
-    step: impl Fn(u64) -> Result<()>,
+    mut step: impl FnMut(u64) -> Result<()> + Send,
 ) -> Result<Summary> {
-    let sides = Sides { train: Side::create(train, Extreme::Least)?, dev: Side::create(dev, Extreme::Most)? };
-    let mut dealt = Dealt { sides, seen: HashSet::new(), duplicates: 0, marks: vec![Counted::default()] };
-    // One batch is written while the next is read and hashed.
-    let (sender, receiver) = sync_channel::<(Batch, Vec<Result<u128, Fault>>)>(1);
-    let dealt: Result<Dealt> = std::thread::scope(|scope| {
-        let writing = scope.spawn(|| {
-            for (batch, hashes) in receiver {
-                dealt.add(files, &batch, hashes, options)?;
-            }
-            Ok(dealt)
-        });
-        let read = (|| -> Result<()> {
-            for batch in Batches::new(files, BATCH) {
-                let batch = batch?;
-                let hashes = batch.lines().par_iter().map(|line| hash(&batch, line, options)).collect();
-                let bytes = batch.len() as u64 + batch.lines().len() as u64;
-                if sender.send((batch, hashes)).is_err() {
-                    break;
-                }
-                step(bytes)?;
-            }
-            Ok(())
-        })();
-        drop(sender);
-        let dealt: Result<Dealt> = writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let dealt = dealt?;
-        read.map(|()| dealt)
-    });
-    let Dealt { mut sides, duplicates, marks, .. } = dealt?;
+    let mut batches = Batches::new(files, BATCH);
+    let mut dealt = Dealt {
+        sides: Sides::create(train, dev)?,
+        seen: HashSet::default(),
+        duplicates: 0,
+        marks: vec![Counted::default()],
+    };
+    in_order(
+        rayon::current_num_threads(),
+        |piece: &mut Piece| batches.read_into(&mut piece.batch),
+        |piece| piece.examine(files, options),
+        |piece| {
+            dealt.add(piece, options)?;
+            step(piece.batch.bytes().len() as u64)
+        },
+    )?;
+    let Dealt { mut sides, duplicates, marks, .. } = dealt;
     if sides.train.counted.documents + sides.dev.counted.documents == 0 {
         return Err(Error::invalid("the corpus is empty: its files hold no line"));
     }
-    sides.train.flush()?;
-    sides.dev.flush()?;
+    sides.flush()?;
     match options.method {
         Method::Hash => sides.leave_none_empty()?,
         Method::Tail => sides.cut_tail(options.ratio, &marks)?,
     }
-    let finish = |side: Side| side.flushed().map(|side| side.counted);
-    Ok(Summary { train: finish(sides.train)?, dev: finish(sides.dev)?, duplicates })
+    Ok(Summary { train: sides.train.counted, dev: sides.dev.counted, duplicates })
+}
+
+/// Lines, and what is known of them before it is their turn to be written.
+#[derive(Default)]
+struct Piece {
+    batch: Batch,
+    /// Of each line; none where no hash is needed.
+    hashes: Vec<u128>,
+    /// Memory for a text with escapes.
+    unescaped: String,
+}
+
+impl Piece {
+    /// Checks the lines, and hashes their texts if that is needed.
+    fn examine(&mut self, files: &[PathBuf], options: &Options) -> Result<()> {
+        let Self { batch, hashes, unescaped } = self;
+        let Options { method, seed, deduplicate, text_field: field, .. } = options;
+        let hashed = *method == Method::Hash || *deduplicate;
+        hashes.clear();
+        let whole = simdutf8::basic::from_utf8(batch.bytes()).ok();
+        for line in batch.lines() {
+            let text = match whole {
+                Some(whole) if hashed => text_in(&whole[batch.span_of(line)], field, unescaped).map(Some),
+                Some(whole) => check(&whole[batch.span_of(line)], field).map(|()| None),
+                // One of the lines is not UTF-8, and will be named.
+                None => text_of(batch.bytes_of(line), field, unescaped).map(|_| None),
+            };
+            let text = text.map_err(|fault| bad_line(&files[line.file], line.number, &fault))?;
+            hashes.extend(text.map(|text| XxHash3_128::oneshot_with_seed(*seed, text.as_bytes())));
+        }
+        Ok(())
+    }
 }
 
 /// What has been written so far.
 struct Dealt {
     sides: Sides,
-    seen: HashSet<u128>,
+    seen: HashSet<u128, BuildHasherDefault<Low>>,
     duplicates: u64,
     /// Offsets of some lines, so that the tail is found without reading the file again.
     marks: Vec<Counted>,
 }
 
 impl Dealt {
-    /// Writes a batch, neighbours that go to one side in one piece.
-    fn add(
-        &mut self,
-        files: &[PathBuf],
-        batch: &Batch,
-        hashes: Vec<Result<u128, Fault>>,
-        options: &Options,
-    ) -> Result<()> {
-        let mut run: Option<(bool, Range<usize>)> = None;
+    /// Writes lines, neighbours that go to one side in one piece.
+    fn add(&mut self, piece: &Piece, options: &Options) -> Result<()> {
+        let Piece { batch, hashes, .. } = piece;
+        if hashes.is_empty() {
+            self.sides.train.write(batch.bytes(), batch.lines().len() as u64)?;
+            self.marks.push(self.sides.train.counted);
+            return Ok(());
+        }
+        let mut run = Run { for_dev: false, lines: 0, span: 0..0 };
         for (line, hash) in batch.lines().iter().zip(hashes) {
-            let hash = hash.map_err(|fault| bad_line(&files[line.file], line.number, &fault))?;
-            if options.deduplicate && !self.seen.insert(hash) {
+            let span = batch.span_of(line);
+            let span = span.start..span.end + 1;
+            if options.deduplicate && !self.seen.insert(*hash) {
                 self.duplicates += 1;
                 continue;
             }
             let key = (hash >> 64) as u64;
             let for_dev = options.method == Method::Hash && options.ratio.takes_for_dev(key);
-            let span = batch.span_of(line);
-            self.side(for_dev).count(span.len(), key);
-            run = match run {
-                // With the `\n` between them, which a file's last line may lack.
-                Some((side, run)) if side == for_dev && run.end + 1 == span.start => {
-                    Some((side, run.start..span.end))
-                }
-                before => {
-                    self.write(batch, before)?;
-                    Some((for_dev, span))
-                }
-            };
+            if for_dev != run.for_dev || span.start != run.span.end {
+                self.write(batch, run)?;
+                run = Run { for_dev, lines: 0, span: span.start..span.start };
+            }
+            if options.method == Method::Hash {
+                let side = self.sides.side(for_dev);
+                side.nearest.see(key, side.counted.bytes + (span.start - run.span.start) as u64, span.len() as u64);
+            }
+            run.lines += 1;
+            run.span.end = span.end;
         }
         self.write(batch, run)?;
         self.marks.push(self.sides.train.counted);
         Ok(())
     }
 
-    fn side(&mut self, for_dev: bool) -> &mut Side {
-        if for_dev { &mut self.sides.dev } else { &mut self.sides.train }
-    }
-
-    fn write(&mut self, batch: &Batch, run: Option<(bool, Range<usize>)>) -> Result<()> {
-        match run {
-            Some((for_dev, span)) => self.side(for_dev).write(batch.bytes_at(span)),
-            None => Ok(()),
-        }
+    fn write(&mut self, batch: &Batch, run: Run) -> Result<()> {
+        self.sides.side(run.for_dev).write(&batch.bytes()[run.span], run.lines)
     }
 }
 
-/// 128 bits of BLAKE3 over the seed and the text; 0 where no hash is needed.
-fn hash(batch: &Batch, line: &Line, options: &Options) -> Result<u128, Fault> {
-    let mut unescaped = String::new();
-    let text = text_of(batch.bytes_of(line), &options.text_field, &mut unescaped)?;
-    if options.method == Method::Tail && !options.deduplicate {
-        return Ok(0);
+/// Lines that stand together and go to one side.
+struct Run {
+    for_dev: bool,
+    lines: u64,
+    span: Range<usize>,
+}
+
+/// The hash of what is a hash already: its low half. The high half decides on the side.
+#[derive(Default)]
+struct Low(u64);
+
+impl Hasher for Low {
+    fn write_u128(&mut self, hash: u128) {
+        self.0 = hash as u64;
     }
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&options.seed.to_le_bytes());
-    hasher.update(text.as_bytes());
-    let mut first = [0; 16];
-    hasher.finalize_xof().fill(&mut first);
-    Ok(u128::from_le_bytes(first))
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 impl Ratio {
     /// Whether a hash lies below dev's part of its range, computed exactly.
     fn takes_for_dev(self, key: u64) -> bool {
         (u128::from(key) * u128::from(self.train + self.dev)) >> 64 < u128::from(self.dev)
-    }
-}
-
-struct Sides {
-    train: Side,
-    dev: Side,
-}
-
-/// One of the two files as it is written.
-struct Side {
-    path: PathBuf,
-    writer: BufWriter<File>,
-    counted: Counted,
-    /// The documents with the hash that lies nearest to the other side's range, in case that side gets none.
-    extreme: Extreme,
-    key: Option<u64>,
-    spans: Vec<Span>,
-    /// Whether all documents have that hash.
-    only: bool,
-}
-
-/// Which hash of a side lies nearest to the other's.
-#[derive(Clone, Copy, PartialEq)]
-enum Extreme {
-    Least,
-    Most,
-}
-
-/// Where a line stands in its file, `\n` included.
-#[derive(Clone, Copy)]
-struct Span {
-    start: u64,
-    end: u64,
-}
-
-impl Side {
-    fn create(path: &Path, extreme: Extreme) -> Result<Self> {
-        let file = File::create(path).context(|| format!("cannot create {}", path.display()))?;
-        let writer = BufWriter::with_capacity(1 << 20, file);
-        let counted = Counted::default();
-        Ok(Self { path: path.to_path_buf(), writer, counted, extreme, key: None, spans: Vec::new(), only: true })
-    }
-
-    fn push(&mut self, line: &[u8], key: u64) -> Result<()> {
-        self.count(line.len(), key);
-        self.write(line)
-    }
-
-    /// Writes lines that were counted, and the last `\n`.
-    fn write(&mut self, lines: &[u8]) -> Result<()> {
-        let cannot_write = || format!("cannot write {}", self.path.display());
-        self.writer.write_all(lines).context(cannot_write)?;
-        self.writer.write_all(b"\n").context(cannot_write)
-    }
-
-    /// Counts a line of `length` bytes without its `\n`.
-    fn count(&mut self, length: usize, key: u64) {
-        let span = Span { start: self.counted.bytes, end: self.counted.bytes + length as u64 + 1 };
-        self.counted = Counted { documents: self.counted.documents + 1, bytes: span.end };
-        match self.key {
-            Some(found) if found == key => self.spans.push(span),
-            Some(found) => {
-                self.only = false;
-                if (key < found) == (self.extreme == Extreme::Least) {
-                    self.key = Some(key);
-                    self.spans = vec![span];
-                }
-            }
-            None => {
-                self.key = Some(key);
-                self.spans = vec![span];
-            }
-        }
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        self.writer.flush().context(|| format!("cannot write {}", self.path.display()))
-    }
-
-    fn flushed(mut self) -> Result<Self> {
-        self.flush()?;
-        Ok(self)
-    }
-
-    /// Moves the lines at `spans` (in order) to `other`. What follows them is shifted down, and the file shortened.
-    fn give(&mut self, spans: &[Span], other: &mut Side) -> Result<()> {
-        let cannot_move = || format!("cannot move lines of {}", self.path.display());
-        let mut file = OpenOptions::new().read(true).write(true).open(&self.path).context(cannot_move)?;
-        for span in spans {
-            let mut line = vec![0; (span.end - span.start) as usize];
-            file.seek(SeekFrom::Start(span.start)).context(cannot_move)?;
-            file.read_exact(&mut line).context(cannot_move)?;
-            other.push(&line[..line.len() - 1], 0)?;
-        }
-        let mut to = spans.first().map_or(self.counted.bytes, |span| span.start);
-        let mut buffer = vec![0; 1 << 20];
-        for (index, span) in spans.iter().enumerate() {
-            let end = spans.get(index + 1).map_or(self.counted.bytes, |next| next.start);
-            let mut from = span.end;
-            while from < end {
-                let length = buffer.len().min((end - from) as usize);
-                file.seek(SeekFrom::Start(from)).context(cannot_move)?;
-                file.read_exact(&mut buffer[..length]).context(cannot_move)?;
-                file.seek(SeekFrom::Start(to)).context(cannot_move)?;
-                file.write_all(&buffer[..length]).context(cannot_move)?;
-                from += length as u64;
-                to += length as u64;
-            }
-        }
-        file.set_len(to).context(cannot_move)?;
-        self.counted = Counted { documents: self.counted.documents - spans.len() as u64, bytes: to };
-        Ok(())
-    }
-}
-
-impl Sides {
-    /// A small corpus may have no document whose hash falls on one of the sides; the document that came nearest to
-    /// it goes there then, with its copies unless that would empty the other.
-    fn leave_none_empty(&mut self) -> Result<()> {
-        let (train, dev) = (&mut self.train, &mut self.dev);
-        if dev.counted.documents == 0 && train.counted.documents >= 2 {
-            let from = if train.only { train.spans.len() - 1 } else { 0 };
-            let spans = train.spans.split_off(from);
-            train.give(&spans, dev)?;
-        }
-        if train.counted.documents == 0 {
-            // With a single document, dev is what stays empty.
-            let from = if dev.only { dev.spans.len() - 1 } else { 0 };
-            let spans = dev.spans.split_off(from);
-            dev.give(&spans, train)?;
-        }
-        Ok(())
-    }
-
-    /// Everything is in train: the lines from ⌊n · train / (train + dev)⌋ on, but never all, go to dev. `marks` are
-    /// some of the file's line counts and offsets, in order.
-    fn cut_tail(&mut self, ratio: Ratio, marks: &[Counted]) -> Result<()> {
-        let train = &mut self.train;
-        let cannot_read = || format!("cannot read {}", train.path.display());
-        let all = train.counted;
-        let kept = u128::from(all.documents) * u128::from(ratio.train) / u128::from(ratio.train + ratio.dev);
-        let kept = (kept as u64).max(1);
-        let mark = marks[marks.partition_point(|mark| mark.documents <= kept) - 1];
-        let mut file = File::open(&train.path).context(cannot_read)?;
-        file.seek(SeekFrom::Start(mark.bytes)).context(cannot_read)?;
-        let (mut line, mut offset) = (mark.documents, mark.bytes);
-        let mut buffer = vec![0; 1 << 20];
-        'search: while line < kept {
-            let read = file.read(&mut buffer).context(cannot_read)?;
-            if read == 0 {
-                break;
-            }
-            for newline in memchr::memchr_iter(b'\n', &buffer[..read]) {
-                line += 1;
-                if line == kept {
-                    offset += newline as u64 + 1;
-                    break 'search;
-                }
-            }
-            offset += read as u64;
-        }
-        file.seek(SeekFrom::Start(offset)).context(cannot_read)?;
-        let dev = &mut self.dev;
-        std::io::copy(&mut file, &mut dev.writer).context(|| format!("cannot write {}", dev.path.display()))?;
-        dev.counted = Counted { documents: all.documents - kept, bytes: all.bytes - offset };
-        OpenOptions::new()
-            .write(true)
-            .open(&train.path)
-            .and_then(|file| file.set_len(offset))
-            .context(|| format!("cannot shorten {}", train.path.display()))?;
-        train.counted = Counted { documents: kept, bytes: offset };
-        Ok(())
     }
 }

@@ -31,7 +31,7 @@ pub struct Split {
 
 impl Stage for Split {
     const KIND: &'static str = "split";
-    const REVISION: u32 = 1;
+    const REVISION: u32 = 2;
 
     fn run(&self, work: &mut Work) -> Result<()> {
         let (train, dev) = self.splits()?;
