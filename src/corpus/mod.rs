@@ -22,7 +22,7 @@ pub use blocks::Blocks;
 pub use document::{Document, Fault, documents, text_of};
 pub use lines::{Batch, Batches, Line, Place};
 pub use pack::{Checkpoint, Packer, Recipe};
-pub use save_to_disk::{BlockWriter, SHARD_BYTES, Shards, Written};
+pub use save_to_disk::{BlockWriter, Layout, Shards, Storage, Written};
 
 /// The files below `folder` whose names end in `.extension`, at any depth, in the order of their paths; folder and
 /// file names that begin with a dot are passed over, as a hub's own bookkeeping. Links to files are followed, links

@@ -39,6 +39,8 @@ pub struct Packer {
 struct Carry {
     /// Ids that are in no block yet.
     pending: Vec<u32>,
+    /// Where documents begin among them.
+    starts: Vec<usize>,
     /// Documents and blocks of the current stretch.
     documents: u64,
     blocks: u64,
@@ -68,9 +70,13 @@ impl Packer {
 
     /// Appends a document; `ids` are its own tokens. If a shard ended with it, the answer is where that was.
     pub fn push(&mut self, ids: &[u32]) -> Result<Option<Checkpoint>> {
+        let start = self.carry.pending.len();
         self.carry.pending.extend(self.bos);
         self.carry.pending.extend_from_slice(ids);
         self.carry.pending.extend(self.eos);
+        if self.carry.pending.len() > start {
+            self.carry.starts.push(start);
+        }
         self.carry.documents += 1;
         self.cut()
     }
@@ -84,16 +90,30 @@ impl Packer {
     /// Writes the pending ids as far as they make whole blocks.
     fn cut(&mut self) -> Result<Option<Checkpoint>> {
         let mut checkpoint = None;
-        let whole = self.carry.pending.len() / self.length * self.length;
+        let Carry { pending, starts, .. } = &self.carry;
+        let (whole, mut begun, mut own) = (pending.len() / self.length * self.length, 0, Vec::new());
+        let mut blocks = self.carry.blocks;
         for end in (self.length..=whole).step_by(self.length) {
-            let shards = self.writer.push(&self.carry.pending[end - self.length..end])?;
-            self.carry.blocks += 1;
-            if let Some(shards) = shards {
-                let carry = Carry { pending: self.carry.pending[end..].to_vec(), ..self.carry };
+            let start = end - self.length;
+            let until = begun + starts[begun..].partition_point(|&at| at < end);
+            own.clear();
+            own.extend(starts[begun..until].iter().map(|at| at - start));
+            begun = until;
+            blocks += 1;
+            if let Some(shards) = self.writer.push(&pending[start..end], &own)? {
+                let carry = Carry {
+                    pending: pending[end..].to_vec(),
+                    starts: starts[begun..].iter().map(|at| at - end).collect(),
+                    blocks,
+                    ..self.carry
+                };
                 checkpoint = Some(Checkpoint { carry, shards });
             }
         }
+        self.carry.blocks = blocks;
         self.carry.pending.drain(..whole);
+        self.carry.starts.drain(..begun);
+        self.carry.starts.iter_mut().for_each(|at| *at -= whole);
         if self.recipe == Recipe::AsPublished && self.carry.documents == PUBLISHED_BATCH {
             return Ok(self.end_stretch()?.or(checkpoint));
         }
@@ -101,10 +121,10 @@ impl Packer {
     }
 
     fn end_stretch(&mut self) -> Result<Option<Checkpoint>> {
-        let Carry { pending, blocks, dropped, .. } = std::mem::take(&mut self.carry);
+        let Carry { pending, starts, blocks, dropped, .. } = std::mem::take(&mut self.carry);
         self.carry.dropped = dropped;
         if blocks == 0 && !pending.is_empty() {
-            let shards = self.writer.push(&pending)?;
+            let shards = self.writer.push(&pending, &starts)?;
             return Ok(shards.map(|shards| Checkpoint { carry: self.carry.clone(), shards }));
         }
         self.carry.dropped += pending.len() as u64;

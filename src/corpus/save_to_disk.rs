@@ -1,36 +1,67 @@
 //! Token blocks → a folder as Hugging Face `datasets`' `save_to_disk` lays it out.
 //!
 //! ```text
-//! data-00000-of-0000N.arrow   Arrow IPC streams: input_ids list<int32>, attention_mask list<int8>, labels list<int64>
+//! data-00000-of-0000N.arrow   Arrow IPC streams, a block a row, every column a list of numbers: see [`Layout`]
 //! state.json                  the names of the shards, in order
 //! dataset_info.json           the features
 //! ```
 //!
 //! Features are written as `Sequence`, which all versions of `datasets` read; `List`, the newer name, only 4 and later do.
+//!
+//! A shard counts when it lies on the disk, whole, with the digest of its bytes beside it; its final name it gets when
+//! all are there, since that says how many there are.
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{self, BufWriter, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow_array::{Int8Array, Int32Array, Int64Array, ListArray, RecordBatch};
-use arrow_buffer::{OffsetBuffer, ScalarBuffer};
+use arrow_array::types::{Int8Type, Int32Type, Int64Type, UInt16Type, UInt32Type};
+use arrow_array::{ArrayRef, ArrowPrimitiveType, ListArray, PrimitiveArray, RecordBatch};
+use arrow_buffer::{ArrowNativeType, Buffer, OffsetBuffer, ScalarBuffer};
 use arrow_ipc::writer::StreamWriter;
-use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::error::{Context, Error, Result};
+use crate::files;
 
-/// Largest shard, in bytes of column data; `datasets`' default.
-pub const SHARD_BYTES: usize = 500_000_000;
 /// Rows of a record batch; `datasets`' default.
 const BATCH_ROWS: usize = 1000;
 /// Tokens of a record batch at most, so that long blocks do not cost memory.
 const BATCH_TOKENS: usize = 1 << 21;
 
-/// Writes token blocks of up to `sequence_length` ids, shard by shard.
+/// Which columns token blocks are stored in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Storage {
+    /// `input_ids` alone, 2 bytes a token (4 for vocabularies above 65,536): collators make the mask and the labels.
+    Compact,
+    /// The published run's columns, 13 bytes a token: `input_ids` int32, `attention_mask` int8, `labels` int64.
+    AsPublished,
+}
+
+/// The columns of a folder of token blocks, and the size of its shards.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    pub storage: Storage,
+    /// Ids are below it.
+    pub vocab_size: usize,
+    /// Ids of a block at most.
+    pub sequence_length: usize,
+    /// A column `position_ids`: a token's place in its document, or in the part of it that the block holds; from 0.
+    pub position_ids: bool,
+    /// A column `document_ids`: which of the block's documents a token belongs to; from 0.
+    pub document_ids: bool,
+    /// Bytes of column data in a shard at most.
+    pub max_shard_bytes: u64,
+}
+
+/// Writes token blocks, shard by shard.
 pub struct BlockWriter {
     folder: PathBuf,
     schema: SchemaRef,
@@ -38,18 +69,46 @@ pub struct BlockWriter {
     rows_per_batch: usize,
     open: Option<OpenShard>,
     /// Rows that make the next record batch.
-    ids: Vec<i32>,
-    offsets: Vec<i32>,
+    columns: Vec<Column>,
+    /// Where they end, in tokens; a 0 before them.
+    ends: Vec<i32>,
     shards: Shards,
+}
+
+/// The numbers of one column, for all rows one behind the other.
+struct Column {
+    name: &'static str,
+    content: Content,
+    numbers: Numbers,
+}
+
+#[derive(Clone, Copy)]
+enum Content {
+    Ids,
+    Ones,
+    PositionIds,
+    DocumentIds,
+}
+
+enum Numbers {
+    U16(Vec<u16>),
+    U32(Vec<u32>),
+    I8(Vec<i8>),
+    I32(Vec<i32>),
+    I64(Vec<i64>),
 }
 
 /// The shard that is being written.
 struct OpenShard {
     path: PathBuf,
-    writer: StreamWriter<BufWriter<File>>,
+    writer: StreamWriter<BufWriter<Hashed>>,
     rows: usize,
     tokens: usize,
-    /// Over ids and row lengths.
+}
+
+/// A file, and the digest of what was written to it.
+struct Hashed {
+    file: File,
     hasher: blake3::Hasher,
 }
 
@@ -60,11 +119,10 @@ pub struct Shards {
     written: Written,
 }
 
+/// A file's length and BLAKE3 digest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Shard {
-    /// Of the file.
     bytes: u64,
-    /// Of its ids and row lengths.
     digest: String,
 }
 
@@ -75,47 +133,206 @@ pub struct Written {
     pub tokens: u64,
 }
 
+impl Layout {
+    /// `datasets`' own size of shards.
+    pub const MAX_SHARD_BYTES: u64 = 500_000_000;
+
+    /// Ids alone, as narrow as they can be.
+    pub fn compact(vocab_size: usize, sequence_length: usize) -> Self {
+        Self {
+            storage: Storage::Compact,
+            vocab_size,
+            sequence_length,
+            position_ids: false,
+            document_ids: false,
+            max_shard_bytes: Self::MAX_SHARD_BYTES,
+        }
+    }
+
+    fn columns(&self) -> Vec<Column> {
+        let column = |name, content, numbers| Column { name, content, numbers };
+        let mut columns = match self.storage {
+            Storage::Compact => vec![column("input_ids", Content::Ids, Numbers::below(self.vocab_size))],
+            Storage::AsPublished => vec![
+                column("input_ids", Content::Ids, Numbers::I32(Vec::new())),
+                column("attention_mask", Content::Ones, Numbers::I8(Vec::new())),
+                column("labels", Content::Ids, Numbers::I64(Vec::new())),
+            ],
+        };
+        let optional = [
+            ("position_ids", Content::PositionIds, self.position_ids),
+            ("document_ids", Content::DocumentIds, self.document_ids),
+        ];
+        for (name, content, wanted) in optional {
+            if wanted {
+                columns.push(column(name, content, Numbers::below(self.sequence_length)));
+            }
+        }
+        columns
+    }
+}
+
+impl Column {
+    fn push(&mut self, ids: &[u32], starts: &[usize]) {
+        let numbers = &mut self.numbers;
+        match self.content {
+            Content::Ids => numbers.extend(ids.iter().copied()),
+            Content::Ones => numbers.extend(std::iter::repeat_n(1, ids.len())),
+            Content::PositionIds => {
+                parts(ids.len(), starts).for_each(|part| numbers.extend(0..part.len() as u32));
+            }
+            Content::DocumentIds => {
+                for (document, part) in (0..).zip(parts(ids.len(), starts)) {
+                    numbers.extend(std::iter::repeat_n(document, part.len()));
+                }
+            }
+        }
+    }
+
+    fn item(&self) -> FieldRef {
+        Arc::new(Field::new("item", self.numbers.data_type(), true))
+    }
+}
+
+/// A block's parts of documents, which begin at `starts` and at 0.
+fn parts(length: usize, starts: &[usize]) -> impl Iterator<Item = Range<usize>> {
+    let inner = || starts.iter().copied().filter(|&start| start > 0);
+    std::iter::once(0).chain(inner()).zip(inner().chain([length])).map(|(start, end)| start..end)
+}
+
+impl Numbers {
+    /// The narrowest that holds what is below `bound`.
+    fn below(bound: usize) -> Self {
+        if bound <= 1 << 16 { Self::U16(Vec::new()) } else { Self::U32(Vec::new()) }
+    }
+
+    fn data_type(&self) -> DataType {
+        match self {
+            Self::U16(_) => DataType::UInt16,
+            Self::U32(_) => DataType::UInt32,
+            Self::I8(_) => DataType::Int8,
+            Self::I32(_) => DataType::Int32,
+            Self::I64(_) => DataType::Int64,
+        }
+    }
+
+    /// Bytes of a number.
+    fn width(&self) -> usize {
+        match self {
+            Self::U16(_) => 2,
+            Self::U32(_) | Self::I32(_) => 4,
+            Self::I8(_) => 1,
+            Self::I64(_) => 8,
+        }
+    }
+
+    fn largest(&self) -> u32 {
+        match self {
+            Self::U16(_) => u16::MAX.into(),
+            Self::I8(_) => i8::MAX as u32,
+            Self::I32(_) => i32::MAX as u32,
+            Self::U32(_) | Self::I64(_) => u32::MAX,
+        }
+    }
+
+    /// None may be above [`Self::largest`].
+    fn extend(&mut self, values: impl Iterator<Item = u32>) {
+        match self {
+            Self::U16(numbers) => numbers.extend(values.map(|value| value as u16)),
+            Self::U32(numbers) => numbers.extend(values),
+            Self::I8(numbers) => numbers.extend(values.map(|value| value as i8)),
+            Self::I32(numbers) => numbers.extend(values.map(|value| value as i32)),
+            Self::I64(numbers) => numbers.extend(values.map(i64::from)),
+        }
+    }
+
+    /// The numbers as an array, and the memory under it, which [`Self::take_back`] wants when the array is gone.
+    fn lend(&mut self) -> (ArrayRef, Buffer) {
+        match self {
+            Self::U16(numbers) => lend::<UInt16Type>(numbers),
+            Self::U32(numbers) => lend::<UInt32Type>(numbers),
+            Self::I8(numbers) => lend::<Int8Type>(numbers),
+            Self::I32(numbers) => lend::<Int32Type>(numbers),
+            Self::I64(numbers) => lend::<Int64Type>(numbers),
+        }
+    }
+
+    fn take_back(&mut self, buffer: Buffer) {
+        match self {
+            Self::U16(numbers) => take_back(numbers, buffer),
+            Self::U32(numbers) => take_back(numbers, buffer),
+            Self::I8(numbers) => take_back(numbers, buffer),
+            Self::I32(numbers) => take_back(numbers, buffer),
+            Self::I64(numbers) => take_back(numbers, buffer),
+        }
+    }
+}
+
+fn lend<T: ArrowPrimitiveType>(numbers: &mut Vec<T::Native>) -> (ArrayRef, Buffer) {
+    let buffer = Buffer::from_vec(std::mem::take(numbers));
+    (Arc::new(PrimitiveArray::<T>::new(ScalarBuffer::from(buffer.clone()), None)), buffer)
+}
+
+fn take_back<T: ArrowNativeType>(numbers: &mut Vec<T>, buffer: Buffer) {
+    if let Ok(memory) = buffer.into_vec() {
+        *numbers = memory;
+        numbers.clear();
+    }
+}
+
+impl Write for Hashed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
 impl BlockWriter {
     /// `folder` is created; it must not exist.
-    pub fn create(folder: &Path, sequence_length: usize) -> Result<Self> {
-        Self::with_shards_of(SHARD_BYTES, folder, sequence_length)
-    }
-
-    fn with_shards_of(shard_bytes: usize, folder: &Path, sequence_length: usize) -> Result<Self> {
+    pub fn create(folder: &Path, layout: &Layout) -> Result<Self> {
         std::fs::create_dir(folder).context(|| format!("cannot create {}", folder.display()))?;
-        Ok(Self::over(shard_bytes, folder, sequence_length, Shards::default()))
+        Ok(Self::resume(folder, layout, Shards::default()))
     }
 
-    /// Writes on in a `folder` that holds `shards`, as an earlier writer reported them from [`Self::push`]; what else
-    /// it holds is lost. `shard_bytes`: see [`SHARD_BYTES`].
-    pub fn resume(shard_bytes: usize, folder: &Path, sequence_length: usize, shards: Shards) -> Self {
-        Self::over(shard_bytes, folder, sequence_length, shards)
-    }
-
-    fn over(shard_bytes: usize, folder: &Path, sequence_length: usize, shards: Shards) -> Self {
-        // 4 + 1 + 8 bytes a token, and an offset in each of the three lists.
-        let row_bytes = 13 * sequence_length.max(1) + 12;
+    /// Writes on in a `folder` that holds `shards`, as an earlier writer of the same layout reported them from
+    /// [`Self::push`]; what else it holds is lost.
+    pub fn resume(folder: &Path, layout: &Layout, shards: Shards) -> Self {
+        let columns = layout.columns();
+        let length = layout.sequence_length.max(1);
+        // And an offset in every list.
+        let row_bytes = columns.iter().map(|column| column.numbers.width() * length + 4).sum::<usize>();
         Self {
             folder: folder.to_path_buf(),
-            schema: schema(),
-            rows_per_shard: (shard_bytes / row_bytes).max(1),
-            rows_per_batch: (BATCH_TOKENS / sequence_length.max(1)).clamp(1, BATCH_ROWS),
+            schema: schema(&columns),
+            rows_per_shard: usize::try_from(layout.max_shard_bytes / row_bytes as u64).unwrap_or(usize::MAX).max(1),
+            rows_per_batch: (BATCH_TOKENS / length).clamp(1, BATCH_ROWS),
             open: None,
-            ids: Vec::new(),
-            offsets: vec![0],
+            columns,
+            ends: vec![0],
             shards,
         }
     }
 
-    /// Appends a row. If that ended a shard, the answer is what [`Self::resume`] needs to go on from there.
-    pub fn push(&mut self, ids: &[u32]) -> Result<Option<Shards>> {
-        if let Some(id) = ids.iter().find(|&&id| i32::try_from(id).is_err()) {
-            return Err(Error::new(format!("the token id {id} does not fit int32")));
+    /// Appends a row; `starts` are the places in it at which documents begin, in order. If the row ended a shard, the
+    /// answer is what [`Self::resume`] needs to go on from there.
+    pub fn push(&mut self, ids: &[u32], starts: &[usize]) -> Result<Option<Shards>> {
+        let largest = ids.iter().copied().max().unwrap_or(0);
+        for column in &mut self.columns {
+            if largest > column.numbers.largest() {
+                let data_type = column.dtype();
+                return Err(Error::new(format!("the token id {largest} does not fit {data_type}")));
+            }
+            column.push(ids, starts);
         }
-        self.ids.extend(ids.iter().map(|&id| id as i32));
         // A batch stays far below 2^31 ids.
-        self.offsets.push(self.ids.len() as i32);
-        let rows = self.offsets.len() - 1;
+        let end = self.ends.last().copied().unwrap_or(0) + ids.len() as i32;
+        self.ends.push(end);
+        let rows = self.ends.len() - 1;
         let in_shard = self.open.as_ref().map_or(0, |shard| shard.rows) + rows;
         if rows == self.rows_per_batch || in_shard == self.rows_per_shard {
             self.write_batch()?;
@@ -129,7 +346,7 @@ impl BlockWriter {
 
     /// Writes what is left. The shards are whole then, but have no final names yet: [`Shards::publish`].
     pub fn close(mut self) -> Result<Shards> {
-        if self.offsets.len() > 1 {
+        if self.ends.len() > 1 {
             self.write_batch()?;
         }
         if self.open.is_none() && self.shards.whole.is_empty() {
@@ -140,19 +357,23 @@ impl BlockWriter {
     }
 
     /// Writes what is left, gives the shards their final names, and describes them.
-    pub fn finish(self) -> Result<Written> {
+    pub fn finish(self, layout: &Layout) -> Result<Written> {
         let folder = self.folder.clone();
         let shards = self.close()?;
-        shards.publish(&folder, &folder)?;
+        shards.publish(layout, &folder, &folder)?;
+        for shard in 0..shards.whole.len() {
+            let path = unnamed(&folder, shard);
+            std::fs::remove_file(&path).context(|| format!("cannot remove {}", path.display()))?;
+        }
         Ok(shards.written)
     }
 
     fn open_shard(&self) -> Result<OpenShard> {
         let path = unnamed(&self.folder, self.shards.whole.len());
         let cannot_create = || format!("cannot create {}", path.display());
-        let file = BufWriter::with_capacity(1 << 20, File::create(&path).context(cannot_create)?);
-        let writer = StreamWriter::try_new(file, &self.schema).context(cannot_create)?;
-        Ok(OpenShard { path, writer, rows: 0, tokens: 0, hasher: blake3::Hasher::new() })
+        let file = Hashed { file: File::create(&path).context(cannot_create)?, hasher: blake3::Hasher::new() };
+        let writer = StreamWriter::try_new(BufWriter::new(file), &self.schema).context(cannot_create)?;
+        Ok(OpenShard { path, writer, rows: 0, tokens: 0 })
     }
 
     fn write_batch(&mut self) -> Result<()> {
@@ -160,40 +381,40 @@ impl BlockWriter {
             Some(shard) => shard,
             None => self.open_shard()?,
         };
-        let ids = std::mem::take(&mut self.ids);
-        let offsets = std::mem::replace(&mut self.offsets, vec![0]);
-        let (rows, tokens) = (offsets.len() - 1, ids.len());
-        let labels: Int64Array = ids.iter().map(|&id| i64::from(id)).collect::<Vec<_>>().into();
-        let mask: Int8Array = vec![1; tokens].into();
-        let (ids, offsets) = (ScalarBuffer::from(ids), ScalarBuffer::from(offsets));
-        for numbers in [&ids, &offsets] {
-            shard.hasher.update(numbers.inner().as_slice());
-        }
-        let offsets = OffsetBuffer::new(offsets);
-        let list = |data_type, values| {
-            ListArray::try_new(Arc::new(Field::new("item", data_type, true)), offsets.clone(), values, None)
-        };
-        let batch = (|| {
-            let ids = list(DataType::Int32, Arc::new(Int32Array::new(ids, None)))?;
-            let mask = list(DataType::Int8, Arc::new(mask))?;
-            let labels = list(DataType::Int64, Arc::new(labels))?;
-            RecordBatch::try_new(self.schema.clone(), vec![Arc::new(ids), Arc::new(mask), Arc::new(labels)])
-        })()
-        .context(|| "cannot make a record batch".to_owned())?;
+        shard.rows += self.ends.len() - 1;
+        shard.tokens += self.ends.last().copied().unwrap_or(0) as usize;
+        // Arrow takes the memory over for as long as the batch lives, and copies none of it.
+        let ends = Buffer::from_vec(std::mem::take(&mut self.ends));
+        let offsets = OffsetBuffer::new(ScalarBuffer::from(ends.clone()));
+        let (numbers, memory): (Vec<ArrayRef>, Vec<Buffer>) =
+            self.columns.iter_mut().map(|column| column.numbers.lend()).unzip();
+        let lists = self.columns.iter().zip(numbers).map(|(column, numbers)| {
+            ListArray::try_new(column.item(), offsets.clone(), numbers, None).map(|list| Arc::new(list) as ArrayRef)
+        });
+        let batch = lists
+            .collect::<Result<Vec<_>, _>>()
+            .and_then(|lists| RecordBatch::try_new(self.schema.clone(), lists))
+            .context(|| "cannot make a record batch".to_owned())?;
         shard.writer.write(&batch).context(|| format!("cannot write {}", shard.path.display()))?;
-        shard.rows += rows;
-        shard.tokens += tokens;
+        drop((batch, offsets));
+        for (column, memory) in self.columns.iter_mut().zip(memory) {
+            column.numbers.take_back(memory);
+        }
+        take_back(&mut self.ends, ends);
+        self.ends.push(0);
         self.open = Some(shard);
         Ok(())
     }
 
+    /// The shard is on the disk before it counts.
     fn close_shard(&mut self) -> Result<()> {
-        let Some(OpenShard { path, writer, rows, tokens, hasher }) = self.open.take() else { return Ok(()) };
+        let Some(OpenShard { path, writer, rows, tokens }) = self.open.take() else { return Ok(()) };
         let cannot_write = || format!("cannot write {}", path.display());
-        let file = writer.into_inner().context(cannot_write)?;
-        let file = file.into_inner().map_err(std::io::IntoInnerError::into_error).context(cannot_write)?;
-        let bytes = file.metadata().context(cannot_write)?.len();
-        self.shards.whole.push(Shard { bytes, digest: hasher.finalize().to_hex().to_string() });
+        let buffered = writer.into_inner().context(cannot_write)?;
+        let Hashed { file, hasher } =
+            buffered.into_inner().map_err(io::IntoInnerError::into_error).context(cannot_write)?;
+        file.sync_all().and_then(|()| files::sync_folder(&self.folder)).context(cannot_write)?;
+        self.shards.whole.push(Shard { bytes: hasher.count(), digest: hasher.finalize().to_hex().to_string() });
         self.shards.written.rows += rows as u64;
         self.shards.written.tokens += tokens as u64;
         Ok(())
@@ -205,26 +426,32 @@ impl Shards {
         self.written
     }
 
-    /// Whether `folder` still holds all of them at their full length.
+    /// Whether `folder` still holds all of them, to the byte.
     pub fn are_in(&self, folder: &Path) -> bool {
         self.whole.iter().enumerate().all(|(index, shard)| {
-            std::fs::metadata(unnamed(folder, index)).is_ok_and(|metadata| metadata.len() == shard.bytes)
+            let path = unnamed(folder, index);
+            let mut hasher = blake3::Hasher::new();
+            std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() == shard.bytes)
+                && hasher.update_mmap_rayon(&path).is_ok()
+                && *shard.digest == *hasher.finalize().to_hex()
         })
     }
 
-    /// Moves the shards of `from` to their final names in `to`, on the same file system, and describes them there.
-    pub fn publish(&self, from: &Path, to: &Path) -> Result<()> {
-        let mut files = Vec::new();
+    /// Gives the shards of `from` their final names in `to`, on the same file system, and describes them there. They
+    /// stay in `from` too, as links to the same bytes, so that this can be done again.
+    pub fn publish(&self, layout: &Layout, from: &Path, to: &Path) -> Result<()> {
+        let mut names = Vec::new();
         let mut hasher = blake3::Hasher::new();
         for (index, shard) in self.whole.iter().enumerate() {
             let name = format!("data-{index:05}-of-{:05}.arrow", self.whole.len());
             let path = to.join(&name);
-            std::fs::rename(unnamed(from, index), &path).context(|| format!("cannot name {}", path.display()))?;
-            files.push(json!({ "filename": name }));
+            files::link_or_copy(&unnamed(from, index), &path)
+                .context(|| format!("cannot name {}", path.display()))?;
+            names.push(json!({ "filename": name }));
             hasher.update(shard.digest.as_bytes());
         }
         let state = json!({
-            "_data_files": files,
+            "_data_files": names,
             "_fingerprint": &hasher.finalize().to_hex()[..16],
             "_format_columns": null,
             "_format_kwargs": {},
@@ -235,7 +462,7 @@ impl Shards {
         });
         write_json(&to.join("state.json"), &state)?;
         let info = json!({
-            "citation": "", "description": "", "features": features(), "homepage": "", "license": "",
+            "citation": "", "description": "", "features": features(&layout.columns()), "homepage": "", "license": "",
         });
         write_json(&to.join("dataset_info.json"), &info)
     }
@@ -253,57 +480,109 @@ fn write_json(path: &Path, value: &Value) -> Result<()> {
     std::fs::write(path, text).context(cannot_write)
 }
 
-fn features() -> Value {
-    let list = |dtype: &str| json!({"feature": {"dtype": dtype, "_type": "Value"}, "_type": "Sequence"});
-    json!({"input_ids": list("int32"), "attention_mask": list("int8"), "labels": list("int64")})
+impl Column {
+    /// The type of its numbers as `datasets` names it.
+    fn dtype(&self) -> String {
+        self.numbers.data_type().to_string().to_lowercase()
+    }
 }
 
-fn schema() -> SchemaRef {
-    let list = |name: &str, data_type| {
-        Field::new(name, DataType::List(Arc::new(Field::new("item", data_type, true))), true)
+fn features(columns: &[Column]) -> Value {
+    let feature = |column: &Column| {
+        let list = json!({"feature": {"dtype": column.dtype(), "_type": "Value"}, "_type": "Sequence"});
+        (column.name.to_owned(), list)
     };
-    let fields = vec![
-        list("input_ids", DataType::Int32),
-        list("attention_mask", DataType::Int8),
-        list("labels", DataType::Int64),
-    ];
-    let info = json!({"info": {"features": features()}}).to_string();
+    columns.iter().map(feature).collect::<Map<_, _>>().into()
+}
+
+fn schema(columns: &[Column]) -> SchemaRef {
+    let list = |column: &Column| Field::new(column.name, DataType::List(column.item()), true);
+    let info = json!({"info": {"features": features(columns)}}).to_string();
+    let fields: Vec<Field> = columns.iter().map(list).collect();
     Arc::new(Schema::new_with_metadata(fields, HashMap::from([("huggingface".to_owned(), info)])))
 }
 
 #[cfg(test)]
 mod tests {
+    use arrow_array::cast::AsArray;
+    use arrow_ipc::reader::StreamReader;
+
     use super::*;
     use crate::corpus::Blocks;
 
     #[test]
     fn shards_follow_one_another() {
-        for rows in [0, 1, 99, 100, 101, 250] {
-            let folder = tempfile::tempdir().unwrap();
-            let folder = folder.path().join("blocks");
-            // A hundred rows of four ids.
-            let mut writer = BlockWriter::with_shards_of(100 * (4 * 13 + 12), &folder, 4).unwrap();
-            for row in 0..rows {
-                writer.push(&[row, 1, 2, 3]).unwrap();
-            }
-            assert_eq!(writer.finish().unwrap(), Written { rows: rows.into(), tokens: 4 * u64::from(rows) });
-            let shards = rows.div_ceil(100).max(1);
-            let last = format!("data-{:05}-of-{shards:05}.arrow", shards - 1);
-            assert!(folder.join(last).is_file());
-            assert_eq!(std::fs::read_dir(&folder).unwrap().count() as u32, shards + 2);
-            let blocks = Blocks::open(&folder).unwrap();
-            assert_eq!(blocks.len() as u32, rows);
-            for row in 0..rows {
-                assert_eq!(blocks.row(row as usize).unwrap(), [row, 1, 2, 3]);
+        for (storage, row_bytes) in [(Storage::Compact, 4 * 2 + 4), (Storage::AsPublished, 4 * 13 + 12)] {
+            for rows in [0, 1, 99, 100, 101, 250] {
+                let folder = tempfile::tempdir().unwrap();
+                let folder = folder.path().join("blocks");
+                let layout = Layout { storage, max_shard_bytes: 100 * row_bytes, ..Layout::compact(300, 4) };
+                let mut writer = BlockWriter::create(&folder, &layout).unwrap();
+                for row in 0..rows {
+                    writer.push(&[row, 1, 2, 3], &[]).unwrap();
+                }
+                let written = Written { rows: rows.into(), tokens: 4 * u64::from(rows) };
+                assert_eq!(writer.finish(&layout).unwrap(), written);
+                let shards = rows.div_ceil(100).max(1);
+                let last = format!("data-{:05}-of-{shards:05}.arrow", shards - 1);
+                assert!(folder.join(last).is_file());
+                assert_eq!(std::fs::read_dir(&folder).unwrap().count() as u32, shards + 2);
+                let blocks = Blocks::open(&folder).unwrap();
+                assert_eq!(blocks.len() as u32, rows);
+                for row in 0..rows {
+                    assert_eq!(blocks.row(row as usize).unwrap(), [row, 1, 2, 3]);
+                }
             }
         }
     }
 
     #[test]
-    fn an_id_beyond_int32_is_an_error() {
+    fn documents_are_told_apart() {
         let folder = tempfile::tempdir().unwrap();
-        let mut writer = BlockWriter::create(&folder.path().join("blocks"), 4).unwrap();
-        let error = writer.push(&[1 << 31]).unwrap_err();
-        assert_eq!(error.message(), "the token id 2147483648 does not fit int32");
+        let folder = folder.path().join("blocks");
+        let layout = Layout { position_ids: true, document_ids: true, ..Layout::compact(70_000, 5) };
+        let mut writer = BlockWriter::create(&folder, &layout).unwrap();
+        writer.push(&[65_536, 7, 8, 9, 7], &[0, 1, 4]).unwrap();
+        writer.push(&[8, 9, 7, 8, 9], &[2]).unwrap();
+        writer.push(&[1], &[]).unwrap();
+        writer.finish(&layout).unwrap();
+        let file = File::open(folder.join("data-00000-of-00001.arrow")).unwrap();
+        let batch = StreamReader::try_new(file, None).unwrap().next().unwrap().unwrap();
+        let lists = |name: &str| batch[name].as_list::<i32>().clone();
+        let ids = lists("input_ids");
+        assert_eq!(ids.values().as_primitive::<UInt32Type>().values()[..5], [65_536, 7, 8, 9, 7]);
+        let numbers = |name: &str| lists(name).values().as_primitive::<UInt16Type>().values().to_vec();
+        assert_eq!(numbers("position_ids"), [0, 0, 1, 2, 0, 0, 1, 0, 1, 2, 0]);
+        assert_eq!(numbers("document_ids"), [0, 1, 1, 1, 2, 0, 0, 1, 1, 1, 0]);
+    }
+
+    #[test]
+    fn a_shard_with_a_changed_byte_is_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("blocks");
+        let mut writer = BlockWriter::create(&folder, &Layout::compact(300, 4)).unwrap();
+        writer.push(&[1, 2, 3, 4], &[0]).unwrap();
+        let shards = writer.close().unwrap();
+        assert!(shards.are_in(&folder));
+        let path = unnamed(&folder, 0);
+        let mut bytes = std::fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        assert!(!shards.are_in(&folder));
+        std::fs::remove_file(&path).unwrap();
+        assert!(!shards.are_in(&folder));
+    }
+
+    #[test]
+    fn an_id_that_does_not_fit_is_an_error() {
+        for (storage, id, data_type) in
+            [(Storage::Compact, 1 << 16, "uint16"), (Storage::AsPublished, 1 << 31, "int32")]
+        {
+            let folder = tempfile::tempdir().unwrap();
+            let layout = Layout { storage, ..Layout::compact(300, 4) };
+            let mut writer = BlockWriter::create(&folder.path().join("blocks"), &layout).unwrap();
+            let error = writer.push(&[1, id], &[]).unwrap_err();
+            assert_eq!(error.message(), format!("the token id {id} does not fit {data_type}"));
+        }
     }
 }

@@ -116,7 +116,9 @@ impl Job<'_> {
             threads: self.threads,
             program: env!("CARGO_PKG_VERSION").to_owned(),
         })?;
+        // What the stage kept may be links to the files of the artifact, so that the seal comes last.
         scratch.remove()?;
+        self.store.seal(artifact)?;
         let same = self.judgement.last.as_ref().is_some_and(|last| last.artifact == artifact);
         Ok(Outcome::Done(Done { fingerprint, artifact, same, seconds, by_other: false }))
     }

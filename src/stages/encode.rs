@@ -9,14 +9,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{Dataset, Input, Stage, Work};
 use crate::corpus::{
-    Batch, Batches, BlockWriter, Checkpoint, Line, Packer, Place, Recipe, SHARD_BYTES, Shards, bad_line, text_of,
+    Batch, Batches, BlockWriter, Checkpoint, Layout, Line, Packer, Place, Recipe, Shards, Storage, bad_line,
+    text_of,
 };
 use crate::error::{Context, Error, Result};
 use crate::events::Unit;
 use crate::files;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Encoder, Tokenizer};
 
-/// Writes one `save_to_disk` folder per split, with the columns `input_ids`, `attention_mask` and `labels`.
+/// Writes one `save_to_disk` folder per split.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Encode {
@@ -24,10 +25,20 @@ pub struct Encode {
     pub dataset: Dataset,
     /// `tokenizer.model`, `tokenizer.json`, or a folder with one.
     pub tokenizer: Input,
+    /// Whose ids a `tokenizer.model` gives, where the programs that read it disagree.
+    pub encoder: Encoder,
     /// Ids in a block.
     pub sequence_length: usize,
     /// How documents are laid out in blocks.
     pub recipe: Recipe,
+    /// Which columns the blocks are stored in.
+    pub storage: Storage,
+    /// Adds a column with each token's place in its document.
+    pub position_ids: bool,
+    /// Adds a column that says which of the block's documents a token belongs to.
+    pub document_ids: bool,
+    /// Bytes of column data in an Arrow file at most, and the most work that a kill costs.
+    pub max_shard_bytes: u64,
     /// The field of a line that holds the document.
     pub text_field: String,
 }
@@ -82,14 +93,13 @@ struct Sizes {
     batch: usize,
     /// Text that a thread takes of it at a time.
     portion: usize,
-    shard: usize,
 }
 
-const SIZES: Sizes = Sizes { batch: 4 << 20, portion: 64 << 10, shard: SHARD_BYTES };
+const SIZES: Sizes = Sizes { batch: 4 << 20, portion: 64 << 10 };
 
 impl Stage for Encode {
     const KIND: &'static str = "encode";
-    const REVISION: u32 = 2;
+    const REVISION: u32 = 3;
 
     fn run(&self, work: &mut Work) -> Result<()> {
         self.run_with(SIZES, work)
@@ -106,9 +116,20 @@ impl Encode {
         if self.sequence_length == 0 {
             return Err(Error::invalid("`sequence_length` is 0: a block must hold a token"));
         }
+        if self.max_shard_bytes == 0 {
+            return Err(Error::invalid("`max_shard_bytes` is 0: a shard must hold a block"));
+        }
         let Dataset { name, path, doc, encoded, .. } = &self.dataset;
-        let tokenizer = Tokenizer::open(self.tokenizer.path())?;
+        let tokenizer = Tokenizer::open_as(self.tokenizer.path(), self.encoder)?;
         self.check_specials(&tokenizer)?;
+        let layout = Layout {
+            storage: self.storage,
+            vocab_size: tokenizer.vocab_size(),
+            sequence_length: self.sequence_length,
+            position_ids: self.position_ids,
+            document_ids: self.document_ids,
+            max_shard_bytes: self.max_shard_bytes,
+        };
         let root = path.as_deref().ok_or_else(|| not_split(name))?;
         let mut done = Vec::new();
         for (split, file) in doc {
@@ -119,7 +140,7 @@ impl Encode {
             let folder = encoded.get(split).ok_or_else(|| {
                 Error::invalid(format!("the dataset `{name}` names no `encoded` folder for its split `{split}`"))
             })?;
-            let (counted, shards) = self.encode(sizes, work, split, &tokenizer, &file)?;
+            let (counted, shards) = self.encode(sizes, &layout, work, split, &tokenizer, &file)?;
             for (figure, value) in [
                 ("tokens", counted.tokens),
                 ("documents", counted.documents),
@@ -135,10 +156,11 @@ impl Encode {
             }
             done.push((split, work.output().join(folder), shards));
         }
-        // Not before all are done: what lies in the output folder does not outlive a kill.
+        // Not before all are done: what lies in the output folder does not outlive a kill. What lies in the scratch
+        // folder does, until the runner has published the output.
         for (split, folder, shards) in done {
             std::fs::create_dir(&folder).context(|| format!("cannot create {}", folder.display()))?;
-            shards.publish(&kept_in(work, split).0, &folder)?;
+            shards.publish(&layout, &kept_in(work, split).0, &folder)?;
         }
         Ok(())
     }
@@ -160,19 +182,27 @@ impl Encode {
     fn encode(
         &self,
         sizes: Sizes,
+        layout: &Layout,
         work: &Work,
         split: &str,
         tokenizer: &Tokenizer,
         file: &Path,
     ) -> Result<(Counted, Shards)> {
         let (blocks, state) = kept_in(work, split);
-        let mut part = match Kept::read(&state, &blocks) {
+        let kept = Kept::read(&state, &blocks);
+        if kept.is_none() && state.exists() {
+            work.warn(format!("what an earlier attempt left of `{split}` is damaged; it is encoded anew"));
+        }
+        let mut part = match kept {
             Some(Kept::Whole { counted, shards }) => return Ok((counted, shards)),
             Some(Kept::Part(part)) => {
                 work.info(format!("going on with `{split}` after {} documents", part.counted.documents));
                 part
             }
             None => {
+                if state.exists() {
+                    std::fs::remove_file(&state).context(|| format!("cannot remove {}", state.display()))?;
+                }
                 empty_folder(&blocks)?;
                 Part::default()
             }
@@ -182,7 +212,7 @@ impl Encode {
         progress.set(part.place.offset);
 
         let checkpoint = std::mem::take(&mut part.checkpoint);
-        let writer = BlockWriter::resume(sizes.shard, &blocks, self.sequence_length, checkpoint.shards.clone());
+        let writer = BlockWriter::resume(&blocks, layout, checkpoint.shards.clone());
         let mut packer = Packer::new(writer, self.recipe, self.sequence_length, tokenizer.bos(), tokenizer.eos())
             .resume(checkpoint)?;
         let files = [file.to_path_buf()];
@@ -365,8 +395,8 @@ mod tests {
         };
         std::fs::write(folder.join("d-train.jsonl"), (0..2500).map(line).collect::<String>()).unwrap();
         std::fs::write(folder.join("d-dev.jsonl"), (0..40).map(line).collect::<String>().trim_end()).unwrap();
-        let sizes = Sizes { batch: 64 << 10, portion: 4 << 10, shard: 100 << 10 };
-        for recipe in ["clean", "as-published"] {
+        let sizes = Sizes { batch: 64 << 10, portion: 4 << 10 };
+        for (recipe, storage, bytes) in [("clean", "compact", 3), ("as-published", "as-published", 7)] {
             let stage: Encode = serde_json::from_value(json!({
                 "dataset": {
                     "name": "d", "form": "split", "path": folder,
@@ -374,7 +404,8 @@ mod tests {
                     "source": {"repo": null, "revision": null, "include": [], "exclude": [], "urls": [], "task": null},
                 },
                 "tokenizer": {"from": "t", "path": model},
-                "sequence_length": 16, "recipe": recipe, "text_field": "text",
+                "encoder": "native", "sequence_length": 16, "recipe": recipe, "text_field": "text",
+                "storage": storage, "position_ids": true, "document_ids": true, "max_shard_bytes": (100 << 10) / 13 * bytes,
             }))
             .unwrap();
             let attempt = |name: &str, sizes: Sizes, stopped: bool| {

@@ -38,6 +38,7 @@ impl Store {
     }
 
     /// Makes `output`, a finished folder of the store's scratch space, an artifact. It appears with one rename, whole.
+    /// [`Self::seal`] it when nothing links to its files any more: that changes their stats.
     ///
     /// # Errors
     /// Links and special files are refused, as is an empty output; a full disk leaves the old state.
@@ -72,7 +73,6 @@ impl Store {
                 .context(|| format!("cannot publish {}", path.display()))
                 .map_err(advise)?;
         }
-        self.seal(artifact, &path)?;
         Ok((artifact, tree))
     }
 
@@ -89,7 +89,7 @@ impl Store {
         }
         let found = self.scan(&path)?;
         if found.digest() == artifact {
-            self.seal(artifact, &path)?;
+            self.seal(artifact)?;
             return Ok(Health::Whole);
         }
         let differences = match self.tree(artifact) {
@@ -130,12 +130,13 @@ impl Store {
     }
 
     /// Remembers the stats of an artifact that was just found whole, once they can no longer hide a change.
-    fn seal(&self, artifact: Digest, path: &Path) -> Result<()> {
-        let files = tree::walk(path)?;
+    pub fn seal(&self, artifact: Digest) -> Result<()> {
+        let path = self.artifact_path(artifact);
+        let files = tree::walk(&path)?;
         let wait = files.iter().map(|file| file.stat.unsettled()).max().unwrap_or_default();
         std::thread::sleep(wait);
         // What was hashed may have been changed since. Files that were not are known and not read again.
-        if self.scan(path)?.digest() == artifact {
+        if self.scan(&path)?.digest() == artifact {
             self.known.set_seal(artifact, seal_of(&files));
         }
         Ok(())

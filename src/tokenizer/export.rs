@@ -71,6 +71,30 @@ pub fn tokenizer_json(tokenizer: &SentencePiece) -> Option<Value> {
     }))
 }
 
+/// What transformers 4 makes of a `tokenizer.model` (`LlamaTokenizerFast`, `legacy = True`, `add_prefix_space = True`):
+/// [`tokenizer_json`], but that spaces are never squeezed.
+pub fn transformers_4(tokenizer: &SentencePiece) -> Option<Value> {
+    let mut json = tokenizer_json(tokenizer)?;
+    json["normalizer"]["normalizers"] = json!([
+        {"type": "Prepend", "prepend": SPACE},
+        {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
+    ]);
+    Some(json)
+}
+
+/// What transformers 5 makes of it (`LlamaTokenizer`, `legacy = True`): the merges in the order of the pieces' ids,
+/// whatever their scores, and no space put before a text that begins with one.
+pub fn transformers_5(tokenizer: &SentencePiece) -> Option<Value> {
+    let mut json = tokenizer_json(tokenizer)?;
+    json["normalizer"] = Value::Null;
+    json["pre_tokenizer"] =
+        json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always", "split": false});
+    json["model"]["unk_token"] = Value::Null;
+    json["model"]["byte_fallback"] = json!(true);
+    json["model"]["merges"] = json!(merges_by_id(&tokenizer.model().pieces));
+    Some(json)
+}
+
 /// `tokenizer_config.json`.
 pub fn tokenizer_config(tokenizer: &SentencePiece) -> Value {
     let pieces = &tokenizer.model().pieces;
@@ -138,8 +162,17 @@ fn template(id: u32, bos: &str) -> Value {
     })
 }
 
-/// Every way to make a piece of two others, the first to be tried first; the halves are parted by a space.
-fn merges(pieces: &[Piece]) -> Vec<String> {
+/// A way to make a piece of two others.
+struct Cut<'a> {
+    score: f32,
+    /// The lengths of the halves in characters, and their ids.
+    lengths: (usize, usize),
+    ids: (usize, usize),
+    halves: (&'a str, &'a str),
+}
+
+/// Every way to make a piece of two others: by piece, then by the ids of the halves.
+fn cuts(pieces: &[Piece]) -> Vec<Cut<'_>> {
     let mergeable = |piece: &&Piece| piece.kind() == PieceKind::Normal && !piece.text().contains(' ');
     let ids: HashMap<&str, usize> = pieces
         .iter()
@@ -147,18 +180,44 @@ fn merges(pieces: &[Piece]) -> Vec<String> {
         .filter(|(_, piece)| mergeable(piece))
         .map(|(id, piece)| (piece.text(), id))
         .collect();
-    let mut merges = Vec::new();
+    let mut cuts = Vec::new();
     for piece in pieces.iter().filter(mergeable) {
-        let first = merges.len();
+        let first = cuts.len();
         for (length, (at, _)) in piece.text().char_indices().enumerate().skip(1) {
             let (left, right) = piece.text().split_at(at);
             if let (Some(&left_id), Some(&right_id)) = (ids.get(left), ids.get(right)) {
-                let right_length = right.chars().count();
-                merges.push((piece.rank_score(), (length, right_length), (left_id, right_id), (left, right)));
+                let lengths = (length, right.chars().count());
+                cuts.push(Cut {
+                    score: piece.rank_score(),
+                    lengths,
+                    ids: (left_id, right_id),
+                    halves: (left, right),
+                });
             }
         }
-        merges[first..].sort_by_key(|(_, _, ids, _)| *ids);
+        cuts[first..].sort_by_key(|cut| cut.ids);
     }
-    merges.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| Reverse(a.1).cmp(&Reverse(b.1))));
-    merges.into_iter().map(|(.., (left, right))| format!("{left} {right}")).collect()
+    cuts
+}
+
+/// The halves parted by a space, the first to be tried first.
+fn merges(pieces: &[Piece]) -> Vec<String> {
+    let mut cuts = cuts(pieces);
+    cuts.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| Reverse(a.lengths).cmp(&Reverse(b.lengths))));
+    cuts.into_iter().map(|Cut { halves: (left, right), .. }| format!("{left} {right}")).collect()
+}
+
+/// As [`merges`], by the ids of the pieces in place of their scores, and with equal ids the shorter left half first.
+fn merges_by_id(pieces: &[Piece]) -> Vec<String> {
+    // Cuts come by piece already, so that only those of one piece are to be put in order.
+    let mut cuts = cuts(pieces);
+    for of_one in cuts.chunk_by_mut(|a, b| whole(a).eq(whole(b))) {
+        of_one.sort_by_key(|cut| cut.lengths);
+    }
+    cuts.into_iter().map(|Cut { halves: (left, right), .. }| format!("{left} {right}")).collect()
+}
+
+/// The piece that a cut's halves make. Pieces are not repeated, so that neighbours of equal text are of one piece.
+fn whole<'a>(cut: &Cut<'a>) -> impl Iterator<Item = char> + use<'a> {
+    cut.halves.0.chars().chain(cut.halves.1.chars())
 }

@@ -27,14 +27,7 @@ impl HuggingFace {
     /// `path` is the `tokenizer.json`; its companions are looked for in the same folder.
     pub fn open(path: &Path) -> Result<Self> {
         let text = std::fs::read(path).context(|| format!("cannot read {}", path.display()))?;
-        let not_a_tokenizer = || Error::invalid(format!("{} is not a tokenizer.json", path.display()));
-        let mut inner = Inner::from_bytes(&text).map_err(|error| not_a_tokenizer().caused_by(error))?;
-        inner.with_padding(None);
-        inner.with_truncation(None).map_err(|error| not_a_tokenizer().caused_by(error))?;
-        // The only text on which encoding can fail is one with a character the model does not know.
-        inner.encode_fast("\u{10FFFD}", false).map_err(|error| {
-            Error::invalid(format!("{} cannot encode unknown characters", path.display())).caused_by(error)
-        })?;
+        let inner = read(&text, path)?;
 
         let mut files = vec![("tokenizer.json", text)];
         let folder = path.parent().unwrap_or(Path::new("."));
@@ -65,6 +58,20 @@ impl HuggingFace {
             pieces: pieces(&inner),
             inner,
             files,
+        })
+    }
+
+    /// The `tokenizer.json` that another program would make of a model, with the model's special tokens.
+    pub fn converted(json: &Value, bos: Option<u32>, eos: Option<u32>, unknown: u32) -> Result<Self> {
+        let text = json.to_string().into_bytes();
+        let inner = read(&text, Path::new("the converted tokenizer.json"))?;
+        Ok(Self {
+            pieces: pieces(&inner),
+            inner,
+            files: vec![("tokenizer.json", text)],
+            bos,
+            eos,
+            unknown: Some(unknown),
         })
     }
 
@@ -103,6 +110,19 @@ impl HuggingFace {
         }
         Ok(())
     }
+}
+
+/// `path` is for errors only.
+fn read(text: &[u8], path: &Path) -> Result<Inner> {
+    let not_a_tokenizer = || Error::invalid(format!("{} is not a tokenizer.json", path.display()));
+    let mut inner = Inner::from_bytes(text).map_err(|error| not_a_tokenizer().caused_by(error))?;
+    inner.with_padding(None);
+    inner.with_truncation(None).map_err(|error| not_a_tokenizer().caused_by(error))?;
+    // The only text on which encoding can fail is one with a character the model does not know.
+    inner.encode_fast("\u{10FFFD}", false).map_err(|error| {
+        Error::invalid(format!("{} cannot encode unknown characters", path.display())).caused_by(error)
+    })?;
+    Ok(inner)
 }
 
 /// A special token is written as a string or as an object with `content`.

@@ -17,6 +17,8 @@ mod user_defined;
 use std::path::{Path, PathBuf};
 
 use huggingface::HuggingFace;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
 use crate::files;
@@ -29,6 +31,21 @@ pub use sentencepiece::SentencePiece;
 
 /// A tokenizer of either family. Encoding and decoding never fail: what a file cannot do is found when it is opened.
 pub struct Tokenizer(Family);
+
+/// Whose ids a `tokenizer.model` gives. The programs that read it agree on most texts; where they do not, and why,
+/// stands in `docs/formats.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Encoder {
+    /// SentencePiece's; a `tokenizer.json`, which is no such model, gives those of the `tokenizers` library.
+    Native,
+    /// Those of the fast tokenizer that transformers 4 makes of the file (`legacy = True`, `add_prefix_space = True`).
+    #[serde(rename = "transformers-4")]
+    Transformers4,
+    /// Those of the tokenizer that transformers 5 makes of the file (`legacy = True`).
+    #[serde(rename = "transformers-5")]
+    Transformers5,
+}
 
 enum Family {
     SentencePiece(Box<SentencePiece>),
@@ -57,6 +74,27 @@ impl Tokenizer {
             [first, second, ..] => Err(Error::invalid(format!("{} holds several models", path.display()))
                 .hint(format!("name one of them: {} or {}", first.display(), second.display()))),
         }
+    }
+
+    /// As [`Self::open`], with the ids of `encoder`. One other than [`Encoder::Native`] needs a `tokenizer.model`: a
+    /// `tokenizer.json` says itself how it encodes.
+    pub fn open_as(path: &Path, encoder: Encoder) -> Result<Self> {
+        let tokenizer = Self::open(path)?;
+        let conversion = match encoder {
+            Encoder::Native => return Ok(tokenizer),
+            Encoder::Transformers4 => export::transformers_4,
+            Encoder::Transformers5 => export::transformers_5,
+        };
+        let Family::SentencePiece(model) = &tokenizer.0 else {
+            let message = format!("{} is a tokenizer.json, which says itself how it encodes", path.display());
+            return Err(Error::invalid(message)
+                .hint("leave `encoder` out; the other encoders say how a tokenizer.model is converted"));
+        };
+        let json = conversion(model).ok_or_else(|| {
+            Error::invalid(format!("{} treats spaces in a way that transformers cannot", path.display()))
+        })?;
+        let converted = HuggingFace::converted(&json, model.bos(), model.eos(), model.bpe().unknown())?;
+        Ok(Self(Family::HuggingFace(Box::new(converted))))
     }
 
     fn open_file(path: &Path) -> Result<Self> {

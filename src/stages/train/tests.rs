@@ -7,7 +7,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
-use crate::corpus::BlockWriter;
+use crate::corpus::{BlockWriter, Layout};
 use crate::model::fixture::{tiny_config, write_model};
 use crate::weights::Checkpoint;
 use crate::weights::adapter::Adapter;
@@ -22,11 +22,12 @@ impl Fixture {
         write_model(&at("model"), &tiny_config());
         std::fs::write(at("model/tokenizer_config.json"), "{}").unwrap();
         for (split, rows) in [("train", 30), ("dev", 3)] {
-            let mut writer = BlockWriter::create(&at(&format!("encoded-toy-{split}")), 10).unwrap();
+            let layout = Layout::compact(40, 10);
+            let mut writer = BlockWriter::create(&at(&format!("encoded-toy-{split}")), &layout).unwrap();
             for row in 0..rows {
-                writer.push(&(0..10).map(|i| (row + i) % 40).collect::<Vec<u32>>()).unwrap();
+                writer.push(&(0..10).map(|i| (row + i) % 40).collect::<Vec<u32>>(), &[]).unwrap();
             }
-            writer.finish().unwrap();
+            writer.finish(&layout).unwrap();
         }
         Self(folder)
     }

@@ -6,7 +6,7 @@ use candle_core::Device;
 use tempfile::TempDir;
 
 use super::*;
-use crate::corpus::BlockWriter;
+use crate::corpus::{BlockWriter, Layout};
 use crate::model::fixture::{tiny_config, write_model};
 
 /// A model folder, token blocks, and room for checkpoints.
@@ -42,13 +42,14 @@ impl Fixture {
         std::fs::create_dir(folder.path().join("model")).unwrap();
         write_model(&folder.path().join("model"), &tiny_config());
         for (name, rows) in [("train", 40), ("dev", 5)] {
-            let mut writer = BlockWriter::create(&folder.path().join(name), 12).unwrap();
+            let layout = Layout::compact(40, 12);
+            let mut writer = BlockWriter::create(&folder.path().join(name), &layout).unwrap();
             for row in 0..rows {
                 // Counting in steps of 1, 2 or 3: easy to learn.
                 let ids: Vec<u32> = (0..12).map(|i| (row * 7 + i * (1 + row % 3)) % 40).collect();
-                writer.push(&ids).unwrap();
+                writer.push(&ids, &[]).unwrap();
             }
-            writer.finish().unwrap();
+            writer.finish(&layout).unwrap();
         }
         Self { folder }
     }
