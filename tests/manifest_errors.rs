@@ -408,6 +408,44 @@ fn ratio_that_is_no_number() {
 }
 
 #[test]
+fn tokens_without_the_word() {
+    assert_error(
+        "0.1:Sky",
+        "2B:Sky",
+        r#"
+  × the ratio of share "2B:SkyPile-150B-2023" is not a number
+    ╭─[p.toml:24:20]
+ 23 │ model = "@base"
+ 24 │ mix = ["1:books", "2B:SkyPile-150B-2023"]
+    ·                    ─┬
+    ·                     ╰── not a number
+ 25 │ valid = "{corpora}"
+    ╰────
+  help: for tokens, write "2B tokens:SkyPile-150B-2023"
+"#,
+    );
+}
+
+#[test]
+fn tokens_that_are_no_number() {
+    assert_error(
+        "0.1:Sky",
+        "many tokens:Sky",
+        r#"
+  × the tokens of share "many tokens:SkyPile-150B-2023" are not a number
+    ╭─[p.toml:24:20]
+ 23 │ model = "@base"
+ 24 │ mix = ["1:books", "many tokens:SkyPile-150B-2023"]
+    ·                    ─────┬─────
+    ·                         ╰── not a number of tokens
+ 25 │ valid = "{corpora}"
+    ╰────
+  help: write "1.5B tokens:SkyPile-150B-2023"; K, M, B, T or nothing
+"#,
+    );
+}
+
+#[test]
 fn ratio_left_out() {
     assert_error(
         r#""1:books""#,

@@ -33,7 +33,7 @@ fn a_ratio_edit_reruns_train_merge_and_eval_only() {
     assert_eq!(project.digests(), before, "the same inputs give the same bytes");
 
     let tokens = project.cmx(&["tokens"]).success().stdout;
-    assert!(tokens.contains("mix of train, one epoch") && tokens.contains(share), "{tokens}");
+    assert!(tokens.contains("mix of train: 12 steps of 16 blocks") && tokens.contains(share), "{tokens}");
     for (prompt, model) in [("The bridge", "outputs/merge"), ("云雀谷", "outputs/merge")] {
         let ran = project.cmx(&["generate", "--model", model, "--prompt", prompt, "--max-tokens", "8"]).success();
         assert!(ran.stdout.starts_with(prompt) && ran.stdout.len() > prompt.len() + 1, "{}", ran.stdout);

@@ -19,6 +19,7 @@ mod generate;
 mod graph;
 mod init;
 mod logs;
+mod mix;
 mod plan;
 mod rerun;
 mod run;

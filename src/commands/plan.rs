@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::mix::mixes;
 use super::status::word;
 use super::{Surroundings, project, table};
 use crate::error::Result;
@@ -13,7 +14,7 @@ use crate::runner::{State, assess};
 pub struct Args {
     /// The pipeline's manifest; the last one run when left out
     pipeline: Option<PathBuf>,
-    /// Print JSON: {"pipeline", "stages": [{"name", "kind", "state", "why"}]}, every stage in run order
+    /// Print JSON: {"pipeline", "stages": [{"name", "kind", "state", "why"}], "mixes": […]}, every stage in run order
     #[arg(long)]
     json: bool,
 }
@@ -22,8 +23,10 @@ impl Args {
     pub fn run(self, surroundings: &Surroundings) -> Result<()> {
         let (plan, store) = project(surroundings, self.pipeline.as_deref())?;
         let stages = assess(&plan, &store)?;
+        let mixes = mixes(&plan, &store, &stages)?;
         if self.json {
-            return super::print_json(&serde_json::json!({ "pipeline": plan.name, "stages": stages }));
+            let json = serde_json::json!({ "pipeline": plan.name, "stages": stages, "mixes": mixes });
+            return super::print_json(&json);
         }
         let to_run: Vec<_> = stages.iter().filter(|stage| stage.state != State::Fresh).collect();
         if to_run.is_empty() {
@@ -37,6 +40,9 @@ impl Args {
             vec![(number + 1).to_string(), stage.name.clone(), word(stage.state).to_owned(), stage.why.join("; ")]
         });
         print!("{}", table(&["", "stage", "state", "why"], rows));
+        for mix in mixes.iter().filter(|mix| to_run.iter().any(|stage| stage.name == mix.stage)) {
+            print!("\n{}", mix.show());
+        }
         Ok(())
     }
 }

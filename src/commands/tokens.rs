@@ -1,15 +1,15 @@
 //! `cmx tokens`: tokens per dataset and split, and per training mix.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
 use serde_json::Value;
 
+use super::mix::mixes;
 use super::{Surroundings, print_json, project, table};
-use crate::corpus::mix;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
+use crate::runner::assess;
 use crate::runner::display::count;
 use crate::stages::Form;
 use crate::store::{Receipt, Store};
@@ -36,28 +36,11 @@ struct Split {
     tokens: u64,
 }
 
-/// What one share of a mix comes to.
-#[derive(Serialize)]
-struct Part {
-    share: String,
-    /// Blocks of one pass over the mix; absent while the dataset is not encoded.
-    blocks: Option<u64>,
-    tokens: Option<u64>,
-}
-
-#[derive(Serialize)]
-struct Mix {
-    stage: String,
-    shares: Vec<Part>,
-    blocks: Option<u64>,
-    tokens: Option<u64>,
-}
-
 impl Args {
     pub fn run(self, surroundings: &Surroundings) -> Result<()> {
         let (plan, store) = project(surroundings, self.pipeline.as_deref())?;
         let splits = splits(&plan, &store);
-        let mixes = mixes(&plan, &splits);
+        let mixes = mixes(&plan, &store, &assess(&plan, &store)?)?;
         if self.json {
             return print_json(&serde_json::json!({ "pipeline": plan.name, "datasets": splits, "mixes": mixes }));
         }
@@ -71,12 +54,7 @@ impl Args {
         });
         print!("{}", table(&["dataset", "split", "documents", "blocks", "tokens", "stage"], rows));
         for mix in &mixes {
-            println!("\nmix of {}, one epoch", mix.stage);
-            let amount = |amount: Option<u64>| amount.map_or("not encoded yet".to_owned(), count);
-            let parts =
-                mix.shares.iter().map(|part| vec![part.share.clone(), amount(part.blocks), amount(part.tokens)]);
-            let total = vec!["in all".to_owned(), amount(mix.blocks), amount(mix.tokens)];
-            print!("{}", table(&["share", "blocks", "tokens"], parts.chain([total])));
+            print!("\n{}", mix.show());
         }
         Ok(())
     }
@@ -107,36 +85,4 @@ fn splits(plan: &Plan, store: &Store) -> Vec<Split> {
         }
     }
     splits
-}
-
-/// Every mix of the pipeline: the shares as written, and what they come to.
-fn mixes(plan: &Plan, splits: &[Split]) -> Vec<Mix> {
-    let mut by_name: BTreeMap<String, &Split> = BTreeMap::new();
-    for split in splits.iter().filter(|split| split.split == "train") {
-        by_name.insert(split.dataset.clone(), split);
-        by_name.insert(format!("@{}", split.stage), split);
-    }
-    let mut mixes = Vec::new();
-    for &node in &plan.order {
-        let stage = &plan.graph[node];
-        let Some(shares) = stage.parameters["mix"].as_array() else { continue };
-        let part = |share: &str| {
-            let (ratio, name) = share.split_once(':')?;
-            let split = by_name.get(name)?;
-            let blocks = mix::rows(split.blocks, ratio.parse().ok()?);
-            Some((blocks, blocks * split.tokens / split.blocks.max(1)))
-        };
-        let shares: Vec<Part> = shares
-            .iter()
-            .filter_map(Value::as_str)
-            .map(|share| {
-                let part = part(share);
-                Part { share: share.to_owned(), blocks: part.map(|p| p.0), tokens: part.map(|p| p.1) }
-            })
-            .collect();
-        let sum = |amount: fn(&Part) -> Option<u64>| shares.iter().map(amount).sum::<Option<u64>>();
-        let (blocks, tokens) = (sum(|part| part.blocks), sum(|part| part.tokens));
-        mixes.push(Mix { stage: stage.name.clone(), shares, blocks, tokens });
-    }
-    mixes
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use petgraph::graph::NodeIndex;
 
 use super::workspace::{CACHE, REGISTRY, Unusable, normalize, source_path};
+use crate::corpus::mix::Amount;
 use crate::error::{Error, Result};
 use crate::manifest::{
     Content, DatasetEntry, DocumentsReference, Found, Instance, Located, Mark, Registry, Shape, ShareText,
@@ -35,7 +36,7 @@ pub(crate) enum Origin {
     },
     Dataset(BoundDataset),
     Share {
-        ratio: f64,
+        amount: Amount,
         dataset: BoundDataset,
     },
 }
@@ -163,7 +164,7 @@ impl Binder<'_> {
             Mark::Dataset => Origin::Dataset(self.dataset(found.value, asker)?),
             Mark::Share => {
                 let share = ShareText::parse(found.value)?;
-                Origin::Share { ratio: share.ratio, dataset: self.dataset(&share.dataset, asker)? }
+                Origin::Share { amount: share.amount, dataset: self.dataset(&share.dataset, asker)? }
             }
         };
         Ok(Bound { pointer: found.pointer, written, origin })

@@ -12,18 +12,20 @@ mod workspace;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use petgraph::Direction::{Incoming, Outgoing};
 use petgraph::graph::{DiGraph, NodeIndex};
 use serde_json::Value;
 
+use crate::corpus::mix::Amount;
 use crate::error::{Error, Result};
 use crate::manifest::with_suggestion;
 use crate::stages::Form;
 use crate::store::Digest;
 
-use bind::Bound;
+use bind::{Bound, Origin};
 pub use diff::Change;
 pub use key::Key;
 pub use kinds::kind_schemas;
@@ -88,6 +90,19 @@ pub struct Resources {
     pub gpus: usize,
 }
 
+/// A share of a training mix, and where its dataset comes from.
+pub struct Share<'a> {
+    /// As written: `0.1:SkyPile-150B-2023`.
+    pub written: &'a str,
+    pub amount: Amount,
+    pub dataset: &'a str,
+    /// Split → name of its folder of token blocks.
+    pub encoded: &'a BTreeMap<String, String>,
+    /// Where the folders are if no stage provides them.
+    pub root: &'a Path,
+    pub provider: Option<&'a Node>,
+}
+
 /// What a plan asks about the world when it resolves a stage.
 pub trait Materials {
     /// The current artifact of a parent stage: its digest and absolute path. Parents are finished by then.
@@ -120,6 +135,21 @@ impl Plan {
     pub fn parents(&self, node: NodeIndex) -> Vec<NodeIndex> {
         let parents: Vec<NodeIndex> = self.graph.neighbors_directed(node, Incoming).collect();
         self.order.iter().copied().filter(|node| parents.contains(node)).collect()
+    }
+
+    /// The shares of a stage that trains on a mix, in order.
+    pub fn shares<'a>(&'a self, stage: &'a Node) -> impl Iterator<Item = Share<'a>> {
+        stage.inputs.iter().filter_map(|bound| match &bound.origin {
+            Origin::Share { amount, dataset } => Some(Share {
+                written: &bound.written,
+                amount: *amount,
+                dataset: &dataset.entry.name,
+                encoded: &dataset.entry.encoded,
+                root: &dataset.entry.root,
+                provider: dataset.provider.map(|node| &self.graph[node]),
+            }),
+            _ => None,
+        })
     }
 
     /// The stage of that name, or all instances of a `foreach` stage, and everything after, in the order of the plan.

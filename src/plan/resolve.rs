@@ -105,7 +105,9 @@ impl Resolver<'_> {
                 documents(written, files)
             }
             Origin::Dataset(dataset) => to_json(&self.dataset(dataset)?),
-            Origin::Share { ratio, dataset } => to_json(&Share { ratio: *ratio, dataset: self.dataset(dataset)? }),
+            Origin::Share { amount, dataset } => {
+                to_json(&Share { amount: *amount, dataset: self.dataset(dataset)? })
+            }
         }
     }
 

@@ -229,7 +229,7 @@ fn the_worker_gets_typed_inputs() {
     assert_eq!(train.kind, "train");
     assert_eq!(train.parameters["model"], json!({ "from": "@base", "path": "/artifacts/base" }));
     let share = &train.parameters["mix"][1];
-    assert_eq!(share["ratio"], json!(0.1));
+    assert_eq!(share["amount"], json!({"ratio": 0.1}));
     assert_eq!(share["dataset"]["form"], json!("encoded"));
     assert_eq!(share["dataset"]["path"], json!("/artifacts/encode[laws]"));
     assert_eq!(share["dataset"]["encoded"], json!({ "train": "encoded-laws-train" }));

@@ -6,7 +6,7 @@
 //! | [`Input`]     | `"@stage"`, `"@stage/path"`, `"path/in/workspace"`         | `"input"`     |
 //! | [`Documents`] | the same, or `"dataset:NAME"`, `"dataset:NAME/SPLIT"`      | `"documents"` |
 //! | [`Dataset`]   | `"NAME"`, registered in `datasets.toml`                    | `"dataset"`   |
-//! | [`Share`]     | `"RATIO:NAME"`                                             | `"share"`     |
+//! | [`Share`]     | `"RATIO:NAME"`, `"TOKENS tokens:NAME"`                     | `"share"`     |
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use crate::corpus::mix::Amount;
 use crate::evaluation::tasks::TaskKind;
 
 /// An artifact of another stage, a part of one, or a source file or folder.
@@ -85,8 +86,7 @@ pub struct Source {
 /// One entry of a training mix.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct Share {
-    /// Above 0; 1 is one epoch, 2.5 is two and a half.
-    pub ratio: f64,
+    pub amount: Amount,
     /// In encoded form.
     pub dataset: Dataset,
 }
@@ -138,4 +138,8 @@ marked_schema!(
     "`dataset:NAME`, `dataset:NAME/SPLIT`, `@stage/path`, or a path in the workspace"
 );
 marked_schema!(Dataset, "dataset", "the name of a dataset in `datasets.toml`");
-marked_schema!(Share, "share", "`RATIO:NAME`, for example `0.1:SkyPile-150B-2023`");
+marked_schema!(
+    Share,
+    "share",
+    "`RATIO:NAME`, for example `0.1:SkyPile-150B-2023`, or `TOKENS tokens:NAME`, for example `2B tokens:SkyPile-150B-2023`"
+);

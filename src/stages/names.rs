@@ -68,7 +68,7 @@ mod tests {
                 { "from": "dataset:books/dev", "files": ["/w/cache/artifacts/2e/books-dev.jsonl"] },
                 { "from": "@texts/zh.jsonl", "files": ["/w/cache/artifacts/3f/zh.jsonl"] },
             ],
-            "mix": [{ "ratio": 1.0, "dataset": { "name": "books", "path": "/w/cache/artifacts/4a" } }],
+            "mix": [{ "amount": { "ratio": 1.0 }, "dataset": { "name": "books", "path": "/w/cache/artifacts/4a" } }],
         });
         let names = Names::of(&parameters, Path::new("/w"));
         for (text, expected) in [

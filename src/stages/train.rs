@@ -110,7 +110,7 @@ struct LoraSettings {
 
 impl Stage for Train {
     const KIND: &'static str = "train";
-    const REVISION: u32 = 1;
+    const REVISION: u32 = 2;
 
     fn run(&self, work: &mut Work) -> Result<()> {
         self.check()?;
@@ -123,7 +123,7 @@ impl Stage for Train {
         };
         self.choose_weights(&mut model)?;
         let settings = self.settings(&model);
-        let plan = training::Plan::new(&mix, &settings)?;
+        let plan = training::Plan::new(mix.blend(), &settings.extent())?;
         let trained: usize = model.trained().iter().map(|parameter| parameter.value.elem_count()).sum();
         work.info(format!(
             "{} steps, {} tokens, {trained} trained parameters in {} tensors",
@@ -132,11 +132,14 @@ impl Stage for Train {
             model.trained().len()
         ));
         let longest = model.config().max_position_embeddings;
-        if mix.sequence_length() > longest {
-            work.warn(format!(
-                "blocks of {} tokens are longer than the model's {longest} positions",
-                mix.sequence_length()
-            ));
+        let length = mix.blend().sequence_length();
+        if length > longest {
+            work.warn(format!("blocks of {length} tokens are longer than the model's {longest} positions"));
+        }
+        for (share, taken) in mix.blend().shares().iter().zip(mix.blend().taken()) {
+            if *taken == 0 {
+                work.warn(format!("nothing is taken of {}: its share is less than one block", share.name));
+            }
         }
 
         let progress = work.progress("training", Some(plan.steps), Unit::Steps);
@@ -150,6 +153,9 @@ impl Stage for Train {
         write_records(&report, work.output())?;
         work.metric("steps", plan.steps);
         work.metric("tokens", plan.tokens);
+        for (name, blocks) in report.records.blocks() {
+            work.metric(format!("blocks_{name}"), blocks);
+        }
         work.metric("trained_parameters", trained);
         if let (Some(first), Some(last)) = (report.records.losses().next(), report.records.losses().next_back()) {
             work.metric("loss_first", first);
@@ -234,7 +240,7 @@ impl Train {
     fn open_mix(&self) -> Result<Mix> {
         let open = |share: &Share| {
             let blocks = open_split(&share.dataset, TRAIN)?;
-            Ok((share.dataset.name.clone(), blocks, share.ratio))
+            Ok((share.dataset.name.clone(), blocks, share.amount))
         };
         Mix::new(self.mix.iter().map(open).collect::<Result<_>>()?)
     }

@@ -4,21 +4,25 @@
 //! where it is used ([`crate::model::ops::Stream`]), so a checkpoint needs no generator's state, and a run that was
 //! killed and continued gives the bytes of one that was not.
 
+mod blend;
 mod checkpoint;
 mod memory;
 mod mix;
 mod optimiser;
 mod permutation;
+mod plan;
 mod record;
 mod run;
 mod schedule;
 pub mod tensorboard;
 
+pub use blend::{Blend, Pass, Place, Share};
 pub use checkpoint::Checkpoints;
 pub use memory::keep_freed_memory;
 pub use mix::Mix;
 pub use optimiser::{Adam, AdamW, clipping, global_norm};
 pub use permutation::Permutation;
+pub use plan::{Extent, Plan};
 pub use record::{Record, Records};
-pub use run::{Host, Plan, Report, Settings, Validation, train};
+pub use run::{Host, Report, Settings, Validation, train};
 pub use schedule::{Schedule, Scheduler};

@@ -21,6 +21,9 @@ pub struct Record {
     /// Before clipping.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gradient_norm: Option<f64>,
+    /// Of each dataset of the mix, the blocks that the step read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blocks: Option<BTreeMap<String, u64>>,
     /// Mean cross-entropy of each validation set, in nats per token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation: Option<BTreeMap<String, f64>>,
@@ -48,6 +51,15 @@ impl Records {
             })
         };
         Ok(Self(text.lines().enumerate().map(parse).collect::<Result<_>>()?))
+    }
+
+    /// Of each dataset of the mix, the blocks that all steps read.
+    pub fn blocks(&self) -> BTreeMap<&str, u64> {
+        let mut blocks = BTreeMap::new();
+        for (name, read) in self.0.iter().filter_map(|record| record.blocks.as_ref()).flatten() {
+            *blocks.entry(name.as_str()).or_default() += read;
+        }
+        blocks
     }
 
     /// The losses of the training steps.

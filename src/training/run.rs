@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::checkpoint::Checkpoints;
 use super::optimiser::{Adam, AdamW, clipping, global_norm};
-use super::{Mix, Record, Records, Schedule, Scheduler};
+use super::{Extent, Mix, Plan, Record, Records, Schedule, Scheduler};
 use crate::corpus::Blocks;
 use crate::error::{Error, Result};
 use crate::model::{Batch, Gradients, Loss, Mixtral, Pass};
@@ -59,15 +59,6 @@ pub trait Host {
     fn warn(&self, text: String);
 }
 
-/// How many steps a run has, known before it starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// Whole steps in a pass over the mix; blocks that do not fill one are left out.
-    pub steps_per_epoch: u64,
-    pub steps: u64,
-    pub tokens: u64,
-}
-
 /// What a run leaves beside the weights.
 pub struct Report {
     pub plan: Plan,
@@ -76,28 +67,11 @@ pub struct Report {
     pub resumed_at: u64,
 }
 
-impl Plan {
-    pub fn new(mix: &Mix, settings: &Settings) -> Result<Self> {
-        let blocks = (settings.batch_size * settings.gradient_accumulation_steps) as u64;
-        if blocks == 0 {
-            return Err(Error::invalid("`batch_size` and `gradient_accumulation_steps` must be at least 1"));
-        }
-        let steps_per_epoch = mix.len() / blocks;
-        if steps_per_epoch == 0 {
-            return Err(Error::invalid(format!(
-                "the mix has {} blocks, fewer than one step takes ({blocks})",
-                mix.len()
-            ))
-            .hint("lower `batch_size` or `gradient_accumulation_steps`, or raise the ratios of the mix"));
-        }
-        let steps = match settings.max_steps {
-            Some(steps) => steps,
-            None => (settings.epochs * steps_per_epoch as f64).ceil() as u64,
-        };
-        if steps == 0 {
-            return Err(Error::invalid("there is not one step to make: `epochs` and `max_steps` must be above 0"));
-        }
-        Ok(Self { steps_per_epoch, steps, tokens: steps * blocks * mix.sequence_length() as u64 })
+impl Settings {
+    /// How long the run is.
+    pub fn extent(&self) -> Extent {
+        let Self { epochs, max_steps, batch_size, gradient_accumulation_steps, seed, .. } = *self;
+        Extent { epochs, max_steps, batch_size, gradient_accumulation_steps, seed }
     }
 }
 
@@ -111,7 +85,7 @@ pub fn train(
     scratch: &Path,
     host: &dyn Host,
 ) -> Result<Report> {
-    let plan = Plan::new(mix, settings)?;
+    let plan = Plan::new(mix.blend(), &settings.extent())?;
     let parameters = model.trained();
     let identity = identity(model, mix, validation, settings, &plan);
     let checkpoints = Checkpoints::new(scratch.join("checkpoints"), identity, settings.keep_checkpoints)?;
@@ -154,7 +128,7 @@ fn identity(model: &Mixtral, mix: &Mix, validation: &[Validation], settings: &Se
     let mut hasher = blake3::Hasher::new();
     // What only changes how the work is done is left out.
     let settings = Settings { keep_checkpoints: 0, gradient_checkpointing: false, ..settings.clone() };
-    hasher.update(format!("{settings:?}{plan:?}{}", mix.len()).as_bytes());
+    hasher.update(format!("{settings:?}{plan:?}{:?}", mix.blend()).as_bytes());
     for parameter in model.trained() {
         hasher.update(format!("{} {:?}\n", parameter.name, parameter.value.dims()).as_bytes());
     }
@@ -232,6 +206,7 @@ impl Run<'_> {
             loss: None,
             learning_rate: None,
             gradient_norm: None,
+            blocks: None,
             validation: Some(losses),
         });
         Ok(())
@@ -244,15 +219,19 @@ impl Run<'_> {
     fn one_step(&mut self) -> Result<()> {
         let Settings { batch_size, gradient_accumulation_steps, .. } = *self.settings;
         let (epoch, within) = (self.step / self.plan.steps_per_epoch, self.step % self.plan.steps_per_epoch);
-        let order = self.mix.order(self.settings.seed, epoch);
+        let order = self.mix.blend().pass(self.settings.seed, epoch);
+        let mut drawn = BTreeMap::new();
         self.gradients.clear();
         let mut mean = 0.0;
         for micro in 0..gradient_accumulation_steps {
             self.host.check()?;
             let first = (within * gradient_accumulation_steps as u64 + micro as u64) * batch_size as u64;
-            let blocks = (first..first + batch_size as u64)
-                .map(|position| self.mix.block(order.at(position)))
-                .collect::<Result<Vec<_>>>()?;
+            let mut blocks = Vec::with_capacity(batch_size);
+            for position in first..first + batch_size as u64 {
+                let place = order.at(position);
+                blocks.push(self.mix.block(place)?);
+                *drawn.entry(self.mix.blend().shares()[place.share].name.clone()).or_default() += 1;
+            }
             let batch = self.batch(&blocks)?;
             let predictions = batch.predictions();
             if predictions == 0 {
@@ -286,6 +265,7 @@ impl Run<'_> {
             loss: Some(figure(mean)),
             learning_rate: Some(figure(rate)),
             gradient_norm: Some(figure(norm)),
+            blocks: Some(drawn),
             validation: None,
         });
         Ok(())

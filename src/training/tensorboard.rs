@@ -96,8 +96,14 @@ mod tests {
     /// The bytes that tensorboard's own EventFileWriter gives for the same event.
     #[test]
     fn frames_as_tensorflow() {
-        let record =
-            Record { step: 3, loss: Some(1.5), learning_rate: None, gradient_norm: None, validation: None };
+        let record = Record {
+            step: 3,
+            loss: Some(1.5),
+            learning_rate: None,
+            gradient_norm: None,
+            blocks: None,
+            validation: None,
+        };
         let file = events(&Records(vec![record]));
         let first = 12 + 9 + 15 + 4;
         let message = [

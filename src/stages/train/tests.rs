@@ -46,7 +46,7 @@ impl Fixture {
             "source": {"repo": null, "revision": null, "include": [], "exclude": [], "urls": [], "task": null}
         });
         parameters["model"] = json!({"from": "@expand", "path": self.path("model")});
-        parameters["mix"] = json!([{"ratio": 1.0, "dataset": dataset}]);
+        parameters["mix"] = json!([{"amount": {"ratio": 1.0}, "dataset": dataset}]);
         parameters["valid"] = json!([dataset]);
         parameters["max_steps"] = 4.into();
         parameters["batch_size"] = 2.into();

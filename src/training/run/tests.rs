@@ -6,6 +6,7 @@ use candle_core::Device;
 use tempfile::TempDir;
 
 use super::*;
+use crate::corpus::mix::Amount;
 use crate::corpus::{BlockWriter, Layout};
 use crate::model::fixture::{tiny_config, write_model};
 
@@ -78,7 +79,7 @@ impl Fixture {
         host: &StopAt,
     ) -> Result<(Vec<Vec<f32>>, String)> {
         let model = self.model(lora);
-        let mix = Mix::new(vec![("toy".into(), self.blocks("train"), 1.5)]).unwrap();
+        let mix = Mix::new(vec![("toy".into(), self.blocks("train"), Amount::Ratio(1.5))]).unwrap();
         let validation = [Validation { name: "toy".into(), blocks: self.blocks("dev") }];
         let report = train(&model, &mix, &validation, settings, scratch, host)?;
         let weights = model.trained().iter().map(|p| p.value.flatten_all().unwrap().to_vec1().unwrap()).collect();
@@ -178,12 +179,12 @@ fn the_loss_falls() {
         let scratch = tempfile::tempdir().unwrap();
         let settings = Settings { max_steps: Some(80), neftune_alpha: 0.0, ..settings() };
         let model = fixture.model(lora);
-        let mix = Mix::new(vec![("toy".into(), fixture.blocks("train"), 1.0)]).unwrap();
+        let mix = Mix::new(vec![("toy".into(), fixture.blocks("train"), Amount::Ratio(1.0))]).unwrap();
         let validation = [Validation { name: "toy".into(), blocks: fixture.blocks("dev") }];
         let report = train(&model, &mix, &validation, &settings, scratch.path(), &host(None)).unwrap();
         let losses: Vec<f64> = report.records.evaluations().map(|(_, losses)| losses["toy"]).collect();
-        assert!(losses[0] > 3.0 && losses[losses.len() - 1] < 1.5, "{losses:?}");
-        assert_eq!(report.plan, Plan { steps_per_epoch: 6, steps: 80, tokens: 80 * 6 * 12 });
+        assert!(losses[0] > 3.0 && losses[losses.len() - 1] < 1.6, "{losses:?}");
+        assert_eq!(report.plan, Plan { blocks_per_step: 6, steps_per_epoch: 6, steps: 80, tokens: 80 * 6 * 12 });
     }
 }
 
@@ -220,14 +221,11 @@ fn a_checkpoint_of_another_run_is_an_error() {
 #[test]
 fn too_little_data_and_no_steps_are_errors() {
     let fixture = Fixture::new();
-    let mix = Mix::new(vec![("toy".into(), fixture.blocks("train"), 0.1)]).unwrap();
-    let error = Plan::new(&mix, &settings()).unwrap_err();
+    let mix = Mix::new(vec![("toy".into(), fixture.blocks("train"), Amount::Ratio(0.1))]).unwrap();
+    let error = Plan::new(mix.blend(), &settings().extent()).unwrap_err();
     assert_eq!(error.message(), "the mix has 4 blocks, fewer than one step takes (6)");
-    let mix = Mix::new(vec![("toy".into(), fixture.blocks("train"), 1.0)]).unwrap();
-    assert!(Plan::new(&mix, &Settings { max_steps: None, epochs: 0.0, ..settings() }).is_err());
-    let steps = Plan::new(&mix, &Settings { max_steps: None, epochs: 2.5, ..settings() }).unwrap().steps;
-    assert_eq!(steps, 15);
-    for ratio in [0.0, -1.0, f64::NAN] {
-        assert!(Mix::new(vec![("toy".into(), fixture.blocks("train"), ratio)]).is_err());
-    }
+    let mix = Mix::new(vec![("toy".into(), fixture.blocks("train"), Amount::Ratio(1.0))]).unwrap();
+    let plan = |epochs| Plan::new(mix.blend(), &Extent { max_steps: None, epochs, ..settings().extent() });
+    assert!(plan(0.0).is_err());
+    assert_eq!(plan(2.5).unwrap().steps, 15);
 }
