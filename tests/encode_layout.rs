@@ -13,7 +13,7 @@ use cmx::corpus::Blocks;
 use cmx::error::{ExitCode, Result};
 use cmx::tokenizer::Tokenizer;
 use serde_json::{Value, json};
-use workshop::{Workshop, dataset, python, shared};
+use workshop::{Workshop, dataset, python, python_with_datasets_2, shared};
 
 const MIXTRAL: &str = "tokenizers/mixtral-8x7b-v0.1.tokenizer.model";
 
@@ -74,7 +74,9 @@ fn blocks_hold_what_the_recipe_says() {
     let tokenizer = Tokenizer::open(&model).unwrap();
     for recipe in ["clean", "as-published"] {
         for length in [64, 2048] {
-            encode(&shop, &model, json!({"recipe": recipe, "sequence_length": length})).unwrap();
+            let storage = if length == 64 { "compact" } else { "as-published" };
+            encode(&shop, &model, json!({"recipe": recipe, "sequence_length": length, "storage": storage}))
+                .unwrap();
             for (split, texts) in [("train", &train), ("dev", &dev)] {
                 let folder = shop.output().join(format!("encoded-laws-{split}"));
                 let expected = expected(&tokenizer, texts, recipe, length);
@@ -117,7 +119,8 @@ fn one_thread_or_many_give_the_same_bytes() {
     let Some(_) = corpus(&shop, 3000, 10) else { return };
     let on = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| encode(&shop, &model, json!({"sequence_length": 512}))).unwrap();
+        let parameters = json!({"sequence_length": 512, "position_ids": true, "document_ids": true});
+        pool.install(|| encode(&shop, &model, parameters)).unwrap();
         shop.outputs()
     };
     assert!(on(1) == on(3));
@@ -147,10 +150,57 @@ fn the_folder_is_laid_out_as_save_to_disk_does() {
     assert_eq!(state.as_object().unwrap().keys().collect::<Vec<_>>(), keys);
     assert_eq!(state["_data_files"], json!([{"filename": "data-00000-of-00001.arrow"}]));
     let list = |dtype| json!({"feature": {"dtype": dtype, "_type": "Value"}, "_type": "Sequence"});
-    assert_eq!(
-        json("dataset_info.json")["features"],
-        json!({"input_ids": list("int32"), "attention_mask": list("int8"), "labels": list("int64")})
-    );
+    assert_eq!(json("dataset_info.json")["features"], json!({"input_ids": list("uint16")}));
+
+    encode(&shop, &model, json!({"storage": "as-published", "document_ids": true})).unwrap();
+    let info: Value = serde_json::from_slice(&shop.outputs()["encoded-laws-train/dataset_info.json"]).unwrap();
+    let expected = json!({
+        "input_ids": list("int32"), "attention_mask": list("int8"), "labels": list("int64"),
+        "document_ids": list("uint16"),
+    });
+    assert_eq!(info["features"], expected);
+}
+
+#[test]
+fn a_token_takes_two_bytes_or_thirteen() {
+    let Some(model) = shared(MIXTRAL) else { return };
+    let shop = Workshop::new();
+    let Some(_) = corpus(&shop, 2500, 10) else { return };
+    for (storage, bytes) in [("compact", 2.0), ("as-published", 13.0)] {
+        encode(&shop, &model, json!({"storage": storage})).unwrap();
+        let tokens = shop.metrics()["blocks.train"].as_u64().unwrap() * 2048;
+        let written = shop.outputs()["encoded-laws-train/data-00000-of-00001.arrow"].len();
+        let per_token = written as f64 / tokens as f64;
+        assert!(per_token < bytes * 1.01 && per_token >= bytes, "{storage}: {per_token} bytes a token");
+    }
+}
+
+#[test]
+fn shards_are_as_large_as_asked() {
+    let Some(model) = shared(MIXTRAL) else { return };
+    let shop = Workshop::new();
+    let Some(_) = corpus(&shop, 2500, 10) else { return };
+    encode(&shop, &model, json!({"sequence_length": 512})).unwrap();
+    let whole = rows(&shop.output().join("encoded-laws-train"));
+    encode(&shop, &model, json!({"sequence_length": 512, "max_shard_bytes": 100_000})).unwrap();
+    let outputs = shop.outputs();
+    let shards: Vec<usize> = outputs
+        .iter()
+        .filter(|(name, _)| name.starts_with("encoded-laws-train/data-"))
+        .map(|(_, bytes)| bytes.len())
+        .collect();
+    assert!(shards.len() > 10 && shards.iter().all(|&bytes| bytes < 102_000), "{shards:?}");
+    assert!(rows(&shop.output().join("encoded-laws-train")) == whole);
+}
+
+#[test]
+fn an_encoder_is_for_models_that_are_converted() {
+    let Some(model) = shared("tokenizers/minimind-6400.tokenizer.json") else { return };
+    let shop = Workshop::new();
+    shop.write("laws-train.jsonl", "{\"text\": \"a\"}\n");
+    shop.write("laws-dev.jsonl", "");
+    let error = encode(&shop, &model, json!({"encoder": "transformers-5"})).unwrap_err();
+    assert!(error.message().ends_with("is a tokenizer.json, which says itself how it encodes"), "{error}");
 }
 
 #[test]
@@ -193,26 +243,41 @@ fn what_cannot_be_encoded_is_named() {
     assert_eq!(error.message(), format!("{}, line 2: `text` is null, not a string", train.display()));
     let error = encode(&shop, &model, json!({"sequence_length": 0})).unwrap_err();
     assert_eq!(error.message(), "`sequence_length` is 0: a block must hold a token");
+    let error = encode(&shop, &model, json!({"max_shard_bytes": 0})).unwrap_err();
+    assert_eq!(error.message(), "`max_shard_bytes` is 0: a shard must hold a block");
 }
 
 #[test]
-#[ignore = "needs the Python that `make parity` prepares"]
+#[ignore = "needs the Pythons that `make parity` prepares"]
 fn datasets_reads_our_blocks_and_we_read_its() {
-    let (Some(python), Some(model)) = (python(), shared(MIXTRAL)) else { return };
+    let (Some(python), Some(old), Some(model)) = (python(), python_with_datasets_2(), shared(MIXTRAL)) else {
+        return;
+    };
     let shop = Workshop::new();
     let Some(_) = corpus(&shop, 2500, 1) else { return };
-    for recipe in ["clean", "as-published"] {
-        encode(&shop, &model, json!({"recipe": recipe})).unwrap();
-        for split in ["train", "dev"] {
-            let folder = shop.output().join(format!("encoded-laws-{split}"));
-            let status = Command::new(&python)
-                .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/datasets_reads_blocks.py"))
-                .args([&folder, &shop.input().join(format!("laws-{split}.jsonl")), &model])
-                .args([recipe, "2048"])
-                .status();
-            assert!(status.unwrap().success(), "{recipe} {split}");
-            let by_datasets: PathBuf = shop.output().join(format!("encoded-laws-{split}-by-datasets"));
-            assert!(rows(&folder) == rows(&by_datasets), "{recipe} {split}");
+    for (recipe, storage, packing) in [
+        ("clean", "compact", true),
+        ("clean", "as-published", false),
+        ("as-published", "compact", false),
+        ("as-published", "as-published", true),
+    ] {
+        for python in [&python, &old] {
+            let parameters = json!({
+                "recipe": recipe, "storage": storage, "position_ids": packing, "document_ids": packing,
+                "max_shard_bytes": 1_000_000,
+            });
+            encode(&shop, &model, parameters).unwrap();
+            for split in ["train", "dev"] {
+                let folder = shop.output().join(format!("encoded-laws-{split}"));
+                let status = Command::new(python)
+                    .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/datasets_reads_blocks.py"))
+                    .args([&folder, &shop.input().join(format!("laws-{split}.jsonl")), &model])
+                    .args([recipe, "2048", storage, if packing { "packing" } else { "plain" }])
+                    .status();
+                assert!(status.unwrap().success(), "{recipe} {storage} {split} {}", python.display());
+                let by_datasets: PathBuf = shop.output().join(format!("encoded-laws-{split}-by-datasets"));
+                assert!(rows(&folder) == rows(&by_datasets), "{recipe} {storage} {split}");
+            }
         }
     }
     let names: BTreeMap<String, Vec<u8>> = shop.outputs();

@@ -323,7 +323,7 @@ impl BlockWriter {
     pub fn push(&mut self, ids: &[u32], starts: &[usize]) -> Result<Option<Shards>> {
         let largest = ids.iter().copied().max().unwrap_or(0);
         for column in &mut self.columns {
-            if largest > column.numbers.largest() {
+            if matches!(column.content, Content::Ids) && largest > column.numbers.largest() {
                 let data_type = column.dtype();
                 return Err(Error::new(format!("the token id {largest} does not fit {data_type}")));
             }

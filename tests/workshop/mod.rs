@@ -134,3 +134,12 @@ pub fn python() -> Option<PathBuf> {
     }
     python.map(PathBuf::from)
 }
+
+/// The Python that `make parity` prepares with `datasets` of version 2.
+pub fn python_with_datasets_2() -> Option<PathBuf> {
+    let python = std::env::var_os("CMX_PYTHON_DATASETS_2");
+    if python.is_none() {
+        eprintln!("skipped: CMX_PYTHON_DATASETS_2 names no Python; run `make parity`");
+    }
+    python.map(PathBuf::from)
+}
