@@ -9,6 +9,8 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 PYTHON ?= python3
 VENV   := .venv-parity
+# The oldest `datasets` that is compared with needs a pyarrow of its time.
+VENV_2 := .venv-parity-datasets-2
 PEERS  := target/peers
 CMX    := target/release/cmx
 # Corpora and tokenizers for the comparisons that need real ones; without the folder they are left out.
@@ -41,9 +43,10 @@ bench: build $(PEERS)/bin/b3sum $(VENV)/installed
 $(PEERS)/bin/b3sum:
 	cargo install --quiet --root $(PEERS) b3sum
 
-parity: quickstart $(VENV)/installed cmake
+parity: quickstart $(VENV)/installed $(VENV_2)/installed cmake
 	cargo test --release --features parity --test sentencepiece_live
-	CMX_PYTHON="$(CURDIR)/$(VENV)/bin/python" cargo test --release -- --ignored
+	CMX_PYTHON="$(CURDIR)/$(VENV)/bin/python" CMX_PYTHON_DATASETS_2="$(CURDIR)/$(VENV_2)/bin/python" \
+		cargo test --release -- --ignored
 	$(VENV)/bin/python tests/parity/transformers_logits.py $(CMX) outputs/merge
 	$(VENV)/bin/python tests/parity/peft_adapter.py $(CMX) outputs/expand outputs/train outputs/merge
 	$(VENV)/bin/python tests/parity/peft_merge.py $(CMX)
@@ -55,6 +58,11 @@ parity: quickstart $(VENV)/installed cmake
 $(VENV)/installed: tests/parity/requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --requirement $<
+	touch $@
+
+$(VENV_2)/installed: tests/parity/requirements-datasets-2.txt
+	$(PYTHON) -m venv $(VENV_2)
+	$(VENV_2)/bin/pip install --quiet --requirement $<
 	touch $@
 
 # Rust, and the C compiler with which zstd, BLAKE3 and ring are built.

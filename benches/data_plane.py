@@ -2,7 +2,7 @@
 """Encode, split and parquet2jsonl beside the programs that people use for them, on the same files and cores.
 
     python3 benches/data_plane.py [--cmx target/release/cmx] [--data ../shared/data] [--folder target/data-plane]
-                                  [--threads 2] [--repeats 3] [encode] [split] [parquet]
+                                  [--threads 2] [--repeats 3] [encode] [split] [parquet] [memory]
 
 Standard library only; the peers come from PyPI into a virtual environment under `--folder` (kept between calls).
 Tools take turns; a figure is the median of the repeats, in MB (10^6 bytes) of JSONL a second, with the page cache warm.
@@ -14,9 +14,13 @@ loading of their tokenizer, and tokenising alone without reading or writing anyt
 - `batches of 3,000`, `encode_batch_fast`, `SentencePiece`: tokenising alone.
 - `cat; wc; split`: `cat *.jsonl > all.jsonl; wc -l; split -l`.
 - `Polars`: `scan_parquet(…).sink_ndjson(…)`.
+
+`memory` is about cmx alone: the peak resident memory of encode on the whole corpus repeated to 2 GB, on a line of 100 MB
+and on 100 MB of one document among others, against half of it, which shows whether the time is in proportion.
 """
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -127,14 +131,19 @@ class Bench:
         self.data = options.data.resolve()
         self.cmx_program = options.cmx.resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
+
+    @functools.cached_property
+    def python(self):
+        """Made when the first peer is asked for."""
         environment = self.folder / "venv"
-        self.python = environment / "bin/python"
+        python = environment / "bin/python"
         asked = environment / "asked"
         if not asked.is_file() or asked.read_text() != "\n".join(PEERS):
             print("installing the peers …", file=sys.stderr)
             subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-            subprocess.run([self.python, "-m", "pip", "install", "--quiet", *PEERS], check=True)
+            subprocess.run([python, "-m", "pip", "install", "--quiet", *PEERS], check=True)
             asked.write_text("\n".join(PEERS))
+        return python
 
     def fresh(self, name):
         path = self.folder / name
@@ -194,6 +203,43 @@ class Bench:
                 "encoded": {"train": "train", "dev": "dev"},
                 "source": {"repo": None, "revision": None, "include": [], "exclude": [], "urls": [], "task": None}}
 
+    @staticmethod
+    def encoding(model):
+        return {"tokenizer": {"from": "tokenizer", "path": str(model)}, "encoder": "native", "sequence_length": 2048,
+                "recipe": "clean", "storage": "compact", "position_ids": False, "document_ids": False,
+                "max_shard_bytes": 500_000_000, "text_field": "text"}
+
+    def memory(self):
+        model = self.data / MIXTRAL
+        texts = [line for path in sorted(self.data.glob("[ez][nh]/*.jsonl")) for line in path.open("rb")]
+        one = "".join(json.loads(line)["text"] for line in texts)
+
+        def repeated(file):
+            written = 0
+            while written < 2_000_000_000:
+                written += sum(map(file.write, texts))
+
+        def document(size, field):
+            # What is not the document is passed over: a line may be long without a long text.
+            text = one.encode()[:size].decode(errors="ignore")
+            line = {"text": text} if field == "text" else {"text": "short", field: text}
+            return lambda file: file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n" + texts[0])
+
+        print("\nencode, memory")
+        for name, write in [("2 GB of documents", repeated)] + [
+            (f"{size // 1_000_000} MB of {what}", document(size, field))
+            for what, field in [("one document", "text"), ("another field", "other")]
+            for size in [50_000_000, 100_000_000]
+        ]:
+            source = self.fresh("memory")
+            with open(source / "train.jsonl", "wb") as file:
+                write(file)
+            (source / "dev.jsonl").touch()
+            seconds = self.cmx("encode", dataset=self.dataset(source, "split"), **self.encoding(model))
+            print(f"  {name:24} {seconds:7.2f} s   peak {self.peak:6.0f} MiB", flush=True)
+        shutil.rmtree(self.folder / "memory")
+        shutil.rmtree(self.folder / "cmx")
+
     def encode(self):
         for corpus, model in CORPORA:
             jsonl, model = self.data / f"{corpus}.jsonl", self.data / model
@@ -201,8 +247,7 @@ class Bench:
             (source / "train.jsonl").symlink_to(jsonl)
             (source / "dev.jsonl").touch()
             size = jsonl.stat().st_size
-            cmx = lambda: self.cmx("encode", dataset=self.dataset(source, "split"), recipe="clean", text_field="text",
-                                   tokenizer={"from": "tokenizer", "path": str(model)}, sequence_length=2048)
+            cmx = lambda: self.cmx("encode", dataset=self.dataset(source, "split"), **self.encoding(model))
             cmx()
             names = ["sentencepiece", "encode_batch_fast", "batches", "original"]
             runs = {name: (lambda name=name: self.peer(name, jsonl, model)) for name in names}
@@ -262,13 +307,13 @@ def main():
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("target/data-plane"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("what", nargs="*", help="encode, split, parquet; all if none is named")
+    parser.add_argument("what", nargs="*", help="encode, split, parquet, memory; all if none is named")
     options = parser.parse_args()
     if not options.data.is_dir():
         sys.exit(f"there are no corpora in {options.data}")
     bench = Bench(options)
-    for name in options.what or ["encode", "split", "parquet"]:
-        {"encode": bench.encode, "split": bench.split, "parquet": bench.parquet}[name]()
+    for name in options.what or ["encode", "split", "parquet", "memory"]:
+        {"encode": bench.encode, "split": bench.split, "parquet": bench.parquet, "memory": bench.memory}[name]()
 
 
 if __name__ == "__main__":

@@ -25,6 +25,9 @@ fn encode(shop: &Workshop, tokenizer: &Path, parameters: Value) -> Result<()> {
     for (name, value) in parameters.as_object().unwrap() {
         all[name] = value.clone();
     }
+    // Other parameters have another scratch folder.
+    std::fs::remove_dir_all(shop.scratch()).unwrap();
+    std::fs::create_dir(shop.scratch()).unwrap();
     shop.run("encode", all)
 }
 
