@@ -124,6 +124,23 @@ def peer_make_parquet(jsonls, _none, out, _threads):
 
 # --- The measuring ---
 
+def write_corpus(data, what, path):
+    """Of whole gigabytes the corpora over and over; of megabytes one line, long in its text or in a field passed over."""
+    sources = sorted(pathlib.Path(data).glob("[ez][nh]/*.jsonl"))
+    size, unit, _, *of = what.split()
+    with open(path, "wb") as file:
+        while unit == "GB" and file.tell() < int(size) * 1_000_000_000:
+            for source in sources:
+                file.write(source.read_bytes())
+        if unit == "MB":
+            text = ""
+            for source in sources:
+                text += "\n".join(texts_of(source))
+            text = text.encode()[:int(size) * 1_000_000].decode(errors="ignore")
+            line = {"text": text} if of[-1] == "document" else {"text": "short", "other": text}
+            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+
+
 class Bench:
     def __init__(self, options):
         self.options = options
@@ -211,32 +228,15 @@ class Bench:
 
     def memory(self):
         model = self.data / MIXTRAL
-        texts = [line for path in sorted(self.data.glob("[ez][nh]/*.jsonl")) for line in path.open("rb")]
-        one = "".join(json.loads(line)["text"] for line in texts)
-
-        def repeated(file):
-            written = 0
-            while written < 2_000_000_000:
-                written += sum(map(file.write, texts))
-
-        def document(size, field):
-            # What is not the document is passed over: a line may be long without a long text.
-            text = one.encode()[:size].decode(errors="ignore")
-            line = {"text": text} if field == "text" else {"text": "short", field: text}
-            return lambda file: file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n" + texts[0])
-
         print("\nencode, memory")
-        for name, write in [("2 GB of documents", repeated)] + [
-            (f"{size // 1_000_000} MB of {what}", document(size, field))
-            for what, field in [("one document", "text"), ("another field", "other")]
-            for size in [50_000_000, 100_000_000]
-        ]:
+        for what in ["2 GB of documents", "50 MB of one document", "100 MB of one document", "50 MB of another field",
+                     "100 MB of another field"]:
             source = self.fresh("memory")
-            with open(source / "train.jsonl", "wb") as file:
-                write(file)
+            # By another process: a program's peak begins with that of the one that started it.
+            subprocess.run([sys.executable, __file__, "--corpus", self.data, what, source / "train.jsonl"], check=True)
             (source / "dev.jsonl").touch()
             seconds = self.cmx("encode", dataset=self.dataset(source, "split"), **self.encoding(model))
-            print(f"  {name:24} {seconds:7.2f} s   peak {self.peak:6.0f} MiB", flush=True)
+            print(f"  {what:24} {seconds:7.2f} s   peak {self.peak:6.0f} MiB", flush=True)
         shutil.rmtree(self.folder / "memory")
         shutil.rmtree(self.folder / "cmx")
 
@@ -300,6 +300,9 @@ def main():
     if sys.argv[1:2] == ["--peer"]:
         _, _, name, source, model, out, threads = sys.argv
         globals()[f"peer_{name}"](source, model, out, int(threads))
+        return
+    if sys.argv[1:2] == ["--corpus"]:
+        write_corpus(*sys.argv[2:])
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cmx", type=pathlib.Path, default=pathlib.Path("target/release/cmx"))
