@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -69,24 +70,29 @@ impl Stage {
         std::fs::create_dir_all(&kept).expect("a folder");
     }
 
-    fn start(&self) -> Child {
+    /// A worker, in a group of its own, and the pipe whose end would tell it that its runner is gone.
+    fn start(&self) -> (Child, ChildStdin) {
         let output = self.folder.join("output");
         if output.exists() {
             std::fs::remove_dir_all(&output).expect("an old folder");
         }
         std::fs::create_dir(&output).expect("a folder");
-        Command::new(env!("CARGO_BIN_EXE_cmx"))
+        let mut worker = Command::new(env!("CARGO_BIN_EXE_cmx"))
             .arg("work")
             .arg(&self.folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
+            .process_group(0)
             .spawn()
-            .expect("a worker")
+            .expect("a worker");
+        let pipe = worker.stdin.take().expect("a pipe");
+        (worker, pipe)
     }
 
     fn finish(&self) -> BTreeMap<String, blake3::Hash> {
-        assert!(self.start().wait().expect("an end").success());
+        let (mut worker, _pipe) = self.start();
+        assert!(worker.wait().expect("an end").success());
         self.digests()
     }
 
@@ -162,7 +168,7 @@ fn kills_cost_a_shard_and_change_nothing() {
         let killed = stage("killed");
         let mut before = Vec::new();
         while made < kills * (number as u64 + 1) / 2 {
-            let mut worker = killed.start();
+            let (mut worker, _pipe) = killed.start();
             std::thread::sleep(Duration::from_millis(whole / 50 + random.below(whole / 4)));
             let ended = worker.try_wait().expect("a worker");
             worker.kill().expect("a kill");

@@ -155,7 +155,7 @@ fn where_the_encoders_part() {
     assert_eq!(pieces(&four, "a.  The"), ["▁a", ".", "▁", "▁The"]);
     assert_eq!(pieces(&five, "a.  The"), ["▁a", ".", "▁▁", "The"]);
     // A text that begins with a space.
-    assert_eq!(pieces(&native, " a"), ["▁▁", "a"]);
+    assert_eq!(pieces(&native, " a"), ["▁", "▁a"]);
     assert_eq!(pieces(&five, " a"), ["▁a"]);
     // A special token in a text: text for SentencePiece, and for transformers the token itself, behind which a new
     // text begins.
