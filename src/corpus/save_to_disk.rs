@@ -8,12 +8,13 @@
 //!
 //! Features are written as `Sequence`, which all versions of `datasets` read; `List`, the newer name, only 4 and later do.
 //!
-//! A shard counts when it lies on the disk, whole, with the digest of its bytes beside it; its final name it gets when
-//! all are there, since that says how many there are.
+//! A shard counts when it is whole, with the digest of its bytes beside it; all but the last lie on the disk then, so
+//! that a power cut costs no more than a kill. Their final names they get when all are there, since those say how many
+//! there are.
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use twox_hash::XxHash3_128;
 
 use crate::error::{Context, Error, Result};
 use crate::files;
@@ -106,10 +108,11 @@ struct OpenShard {
     tokens: usize,
 }
 
-/// A file, and the digest of what was written to it.
+/// A file, and length and digest of what was written to it.
 struct Hashed {
     file: File,
-    hasher: blake3::Hasher,
+    hasher: XxHash3_128,
+    bytes: u64,
 }
 
 /// The whole shards of a folder, and with them what is needed to write on behind them.
@@ -119,7 +122,7 @@ pub struct Shards {
     written: Written,
 }
 
-/// A file's length and BLAKE3 digest.
+/// A file's length and XXH3-128 digest, which tells what a crash left half of; the store has its own of what is done.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Shard {
     bytes: u64,
@@ -283,7 +286,8 @@ fn take_back<T: ArrowNativeType>(numbers: &mut Vec<T>, buffer: Buffer) {
 impl Write for Hashed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file.write(bytes)?;
-        self.hasher.update(&bytes[..written]);
+        self.hasher.write(&bytes[..written]);
+        self.bytes += written as u64;
         Ok(written)
     }
 
@@ -340,7 +344,7 @@ impl BlockWriter {
         if in_shard < self.rows_per_shard {
             return Ok(None);
         }
-        self.close_shard()?;
+        self.close_shard(true)?;
         Ok(Some(self.shards.clone()))
     }
 
@@ -352,7 +356,7 @@ impl BlockWriter {
         if self.open.is_none() && self.shards.whole.is_empty() {
             self.open = Some(self.open_shard()?);
         }
-        self.close_shard()?;
+        self.close_shard(false)?;
         Ok(self.shards)
     }
 
@@ -371,7 +375,8 @@ impl BlockWriter {
     fn open_shard(&self) -> Result<OpenShard> {
         let path = unnamed(&self.folder, self.shards.whole.len());
         let cannot_create = || format!("cannot create {}", path.display());
-        let file = Hashed { file: File::create(&path).context(cannot_create)?, hasher: blake3::Hasher::new() };
+        let file =
+            Hashed { file: File::create(&path).context(cannot_create)?, hasher: XxHash3_128::new(), bytes: 0 };
         let writer = StreamWriter::try_new(BufWriter::new(file), &self.schema).context(cannot_create)?;
         Ok(OpenShard { path, writer, rows: 0, tokens: 0 })
     }
@@ -406,18 +411,31 @@ impl BlockWriter {
         Ok(())
     }
 
-    /// The shard is on the disk before it counts.
-    fn close_shard(&mut self) -> Result<()> {
+    /// Whole now, and so not to be written again after a kill; if it is to outlive a power cut, `lasting`.
+    fn close_shard(&mut self, lasting: bool) -> Result<()> {
         let Some(OpenShard { path, writer, rows, tokens }) = self.open.take() else { return Ok(()) };
         let cannot_write = || format!("cannot write {}", path.display());
         let buffered = writer.into_inner().context(cannot_write)?;
-        let Hashed { file, hasher } =
+        let Hashed { file, hasher, bytes } =
             buffered.into_inner().map_err(io::IntoInnerError::into_error).context(cannot_write)?;
-        file.sync_all().and_then(|()| files::sync_folder(&self.folder)).context(cannot_write)?;
-        self.shards.whole.push(Shard { bytes: hasher.count(), digest: hasher.finalize().to_hex().to_string() });
+        if lasting {
+            file.sync_all().and_then(|()| files::sync_folder(&self.folder)).context(cannot_write)?;
+        }
+        self.shards.whole.push(Shard { bytes, digest: format!("{:032x}", hasher.finish_128()) });
         self.shards.written.rows += rows as u64;
         self.shards.written.tokens += tokens as u64;
         Ok(())
+    }
+}
+
+fn digest_of(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let (mut hasher, mut buffer) = (XxHash3_128::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(format!("{:032x}", hasher.finish_128())),
+            read => hasher.write(&buffer[..read]),
+        }
     }
 }
 
@@ -430,10 +448,8 @@ impl Shards {
     pub fn are_in(&self, folder: &Path) -> bool {
         self.whole.iter().enumerate().all(|(index, shard)| {
             let path = unnamed(folder, index);
-            let mut hasher = blake3::Hasher::new();
             std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() == shard.bytes)
-                && hasher.update_mmap_rayon(&path).is_ok()
-                && *shard.digest == *hasher.finalize().to_hex()
+                && digest_of(&path).is_ok_and(|digest| digest == shard.digest)
         })
     }
 

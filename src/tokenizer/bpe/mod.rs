@@ -373,12 +373,17 @@ impl Bpe {
     }
 
     /// Appends the id of a symbol, or the bytes of one that is no piece.
-    #[inline]
+    #[inline(always)]
     fn push(&self, symbol: u32, bytes: &[u32; 256], ids: &mut Vec<u32>) {
         match self.reported.get(symbol as usize) {
             Some(&id) => ids.push(id),
-            None => push_bytes(self.lone_character(symbol), bytes, ids),
+            None => self.push_lone(symbol, bytes, ids),
         }
+    }
+
+    #[cold]
+    fn push_lone(&self, symbol: u32, bytes: &[u32; 256], ids: &mut Vec<u32>) {
+        push_bytes(self.lone_character(symbol), bytes, ids);
     }
 
     /// Appends the bytes of a character that is in no piece.
