@@ -42,7 +42,8 @@ impl Work {
     }
 
     /// A private folder that survives a kill: what an attempt leaves here, the next one finds. Files that are to
-    /// be in the artifact are renamed into [`Self::output`] at the end.
+    /// be in the artifact are renamed or linked into [`Self::output`] at the end; linked ones are found again by the
+    /// next attempt if this one is killed before its artifact is published.
     pub fn scratch(&self) -> &Path {
         &self.scratch
     }

@@ -59,13 +59,13 @@ read.save_to_disk(f"{folder}-by-datasets")
 
 if importlib.util.find_spec("transformers") and len(blocks) > 1:
     # The published script's collator, which makes the labels of the ids; its padding token is `</s>`.
-    from transformers import DataCollatorForLanguageModeling, LlamaTokenizerFast
+    from transformers import DataCollatorForLanguageModeling, LlamaTokenizer
 
-    fast = LlamaTokenizerFast(vocab_file=model, legacy=True, pad_token="</s>")
-    collate = DataCollatorForLanguageModeling(fast, mlm=False, return_tensors="np")
+    slow = LlamaTokenizer(vocab_file=model, legacy=True, pad_token="</s>")
+    collate = DataCollatorForLanguageModeling(slow, mlm=False, return_tensors="np")
     batch = collate([{"input_ids": row["input_ids"]} for row in read.select(range(2))])
     assert batch["input_ids"].tolist() == ids[:2]
     assert batch["attention_mask"].all()
-    pad = fast.pad_token_id
+    pad = slow.pad_token_id
     assert batch["labels"].tolist() == [[-100 if id == pad else id for id in row] for row in ids[:2]]
 print(len(blocks), "blocks are equal under datasets", datasets.__version__)
