@@ -29,6 +29,7 @@ impl Args {
                 What::Artifact(digest) => format!("artifact {}", digest.short()),
                 What::Scratch(fingerprint) => format!("scratch {}", fingerprint.short()),
                 What::Quarantined => piece.path.display().to_string(),
+                What::Pooled => "downloaded files".to_owned(),
             };
             let day = piece.last_use.and_then(|seconds| jiff::Timestamp::from_second(seconds as i64).ok());
             let day = day.map(|day| day.strftime("%Y-%m-%d").to_string()).unwrap_or_default();

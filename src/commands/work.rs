@@ -64,7 +64,8 @@ fn work(task: Task) -> Result<()> {
         .context(|| "cannot start the worker's threads".to_owned())?;
     let cancelled = Arc::new(AtomicBool::new(false));
     listen(cancelled.clone());
-    let mut work = Work::new(task.output, task.kept, task.threads, Box::new(std::io::stdout()), cancelled);
+    let events = Box::new(std::io::stdout());
+    let mut work = Work::new(task.output, task.kept, task.threads, events, cancelled).with_pool(task.pool);
     kind.run(task.parameters, &mut work)
 }
 

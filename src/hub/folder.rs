@@ -42,7 +42,8 @@ fn walk(folder: &Path, prefix: &str, patterns: &Patterns, files: &mut Vec<Remote
             let metadata = std::fs::metadata(&path).context(|| format!("cannot read {}", path.display()))?;
             if metadata.is_file() {
                 names::check_file(&name)?;
-                files.push(Remote { name, from: Origin::File(path), size: Some(metadata.len()), checksum: None });
+                let size = Some(metadata.len());
+                files.push(Remote { name, from: Origin::File(path), size, checksum: None, etag: None });
             }
         }
     }

@@ -1,19 +1,27 @@
-//! The Hugging Face Hub, folders laid out like one, and plain addresses: what they serve, fetched and verified.
+//! The Hugging Face Hub, folders laid out like one, object stores and plain addresses: what they serve, fetched and
+//! verified.
 //!
-//! | address of the hub           | where a dataset `org/name` lies                                            |
-//! |------------------------------|----------------------------------------------------------------------------|
-//! | `https://huggingface.co` …   | the Hub's API: revision → commit, recursive listing, resolve               |
-//! | `file:///folder`             | `/folder/datasets/org/name/` (a model: `/folder/org/name/`), as it is now  |
+//! | source                            | how its files are found                                                |
+//! |-----------------------------------|------------------------------------------------------------------------|
+//! | `https://huggingface.co` …        | the Hub's API: revision → commit, recursive listing ([`api`])          |
+//! | `file:///folder`, laid out as one | the folder as it is now; a dataset `org/name` in `datasets/org/name/`  |
+//! | `s3://bucket/folder/`             | S3's listing, signed or anonymous ([`s3`])                             |
+//! | `https://…/file`, `file:///file`  | one file each                                                          |
 //!
 //! Nothing is believed: names that would leave the target folder are refused, sizes and hashes are held against the
-//! hub's own listing, and a file gets its name only when it is whole.
+//! source's own listing, and a file gets its name only when it is whole.
 
+pub mod api;
 mod client;
 mod folder;
 mod names;
+mod part;
+pub mod s3;
 mod transfer;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use schemars::JsonSchema;
@@ -21,8 +29,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
 
-pub use client::{Client, Patience};
-pub use transfer::{Fetched, fetch};
+pub use client::{Client, Patience, Rights};
+pub use names::shown;
+pub use rusty_s3::Credentials;
+pub use transfer::{Fetched, Folders, fetch};
 
 /// The Hub itself.
 pub const HUGGING_FACE: &str = "https://huggingface.co";
@@ -62,21 +72,68 @@ pub struct Remote {
     /// Bytes, if the source says so before the transfer.
     pub size: Option<u64>,
     pub checksum: Option<Checksum>,
+    /// An object store's name for this very content; no other is accepted.
+    pub etag: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Origin {
-    Address { url: String, authorized: bool },
+    /// An address of the hub, which is told the token.
+    Hub(String),
+    /// An address of anybody's, which is told nothing.
+    Plain(String),
+    Object {
+        bucket: Arc<rusty_s3::Bucket>,
+        key: String,
+    },
     File(PathBuf),
 }
 
 /// What the source says of a file's content; lower-case hexadecimal.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Checksum {
     /// SHA-256 of the content (files in LFS).
     Sha256(String),
     /// SHA-1 of `blob SIZE\0` and the content: git's name of a blob (all others).
     GitBlob(String),
+}
+
+impl Listing {
+    /// Orders the files by name, and makes sure that each gets a place of its own.
+    fn sorted(mut self) -> Result<Self> {
+        self.files.sort_by(|a, b| a.name.cmp(&b.name));
+        let names: HashSet<&str> = self.files.iter().map(|file| file.name.as_str()).collect();
+        for pair in self.files.windows(2) {
+            if pair[0].name == pair[1].name {
+                return Err(Error::new(format!("the source names two files `{}`", pair[0].name)));
+            }
+        }
+        for file in &self.files {
+            let folders = file.name.match_indices('/').map(|(end, _)| &file.name[..end]);
+            if let Some(both) = folders.into_iter().find(|folder| names.contains(folder)) {
+                let message = format!("the source names `{both}` as a file and as a folder");
+                return Err(Error::new(message).hint("leave one of them out with `include` or `exclude`"));
+            }
+        }
+        Ok(self)
+    }
+
+    /// Bytes of all files, if the source says so.
+    pub fn size(&self) -> Option<u64> {
+        self.files.iter().try_fold(0_u64, |sum, file| Some(sum.saturating_add(file.size?)))
+    }
+
+    /// What pins files that an object store names by ETags: BLAKE3 over the lines `NAME\tSIZE\tETAG\n`, in order of
+    /// name. `None` where there is no such file.
+    pub fn etags(&self) -> Option<String> {
+        let mut hasher = blake3::Hasher::new();
+        for file in &self.files {
+            if let (Some(etag), Some(size)) = (&file.etag, file.size) {
+                hasher.update(format!("{}\t{size}\t{etag}\n", file.name).as_bytes());
+            }
+        }
+        (hasher.count() > 0).then(|| hasher.finalize().to_hex().to_string())
+    }
 }
 
 /// Which files of a repository are wanted.
@@ -129,42 +186,51 @@ impl Patterns {
 /// The wanted files of a repository at `endpoint`: an `http(s)://` hub, or a `file://` folder laid out as one.
 pub fn list(client: &Client, endpoint: &str, repo: &Repo, patterns: &Patterns) -> Result<Listing> {
     names::check_repo(&repo.name)?;
-    let mut listing = match endpoint.strip_prefix("file://") {
+    let listing = match endpoint.strip_prefix("file://") {
         Some(root) => folder::list(Path::new(root), repo, patterns)?,
-        None => client.list(endpoint, repo, patterns)?,
+        None => api::list(client, endpoint, repo, patterns)?,
     };
     if listing.files.is_empty() {
         let error = Error::invalid(format!("no file of {} matches the patterns", repo.name));
         return Err(error.hint("see `include` and `exclude`"));
     }
-    listing.files.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(listing)
+    listing.sorted()
 }
 
-/// The files at plain addresses, named after the last parts of their paths.
-pub fn list_urls(urls: &[String]) -> Result<Listing> {
+/// The files at addresses: one each, named after the last part of its path, or those below a folder of an object
+/// store at `site` that match the patterns.
+pub fn list_urls(client: &Client, urls: &[String], site: &s3::Site, patterns: &Patterns) -> Result<Listing> {
     let mut files: Vec<Remote> = Vec::new();
+    let mut names = HashSet::new();
     for url in urls {
-        let name = names::of_url(url)?;
-        if files.iter().any(|file| file.name == name) {
-            let message = format!("two of the `urls` end in `{name}`; their files would be one");
-            return Err(Error::invalid(message));
-        }
-        let (from, size) = match url.strip_prefix("file://") {
-            Some(path) => {
-                let path = PathBuf::from(path);
-                let metadata = std::fs::metadata(&path).context(|| format!("cannot read {}", path.display()))?;
-                if !metadata.is_file() {
-                    return Err(Error::invalid(format!("{} is no file", path.display())));
-                }
-                (Origin::File(path), Some(metadata.len()))
+        let found =
+            if url.starts_with("s3://") { s3::list(client, site, url, patterns)? } else { vec![at_address(url)?] };
+        for file in found {
+            if !names.insert(file.name.clone()) {
+                let message = format!("two of the `urls` end in `{}`; their files would be one", file.name);
+                return Err(Error::invalid(message));
             }
-            None => (Origin::Address { url: url.clone(), authorized: false }, None),
-        };
-        files.push(Remote { name, from, size, checksum: None });
+            files.push(file);
+        }
     }
-    files.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(Listing { commit: None, files })
+    Listing { commit: None, files }.sorted()
+}
+
+/// The file at a plain address.
+fn at_address(url: &str) -> Result<Remote> {
+    let name = names::of_url(url)?;
+    let (from, size) = match url.strip_prefix("file://") {
+        Some(path) => {
+            let path = PathBuf::from(path);
+            let metadata = std::fs::metadata(&path).context(|| format!("cannot read {}", path.display()))?;
+            if !metadata.is_file() {
+                return Err(Error::invalid(format!("{} is no file", path.display())));
+            }
+            (Origin::File(path), Some(metadata.len()))
+        }
+        None => (Origin::Plain(url.to_owned()), None),
+    };
+    Ok(Remote { name, from, size, checksum: None, etag: None })
 }
 
 #[cfg(test)]

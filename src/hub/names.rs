@@ -33,11 +33,11 @@ pub fn of_url(url: &str) -> Result<String> {
     let wrong = || Error::invalid(format!("`{}` does not end in a file name", shown(url)));
     let Some((scheme, rest)) = url.split_once("://") else {
         let error = Error::invalid(format!("`{}` is no address", shown(url)));
-        return Err(error.hint("addresses begin with https://, http:// or file://"));
+        return Err(error.hint("addresses begin with https://, http://, file:// or s3://"));
     };
     if !matches!(scheme, "https" | "http" | "file") {
         return Err(Error::invalid(format!("`{}`: {scheme}:// is not supported", shown(url)))
-            .hint("addresses begin with https://, http:// or file://"));
+            .hint("addresses begin with https://, http://, file:// or s3://"));
     }
     if scheme == "file" {
         let name = rest.rsplit('/').next().unwrap_or_default().to_owned();

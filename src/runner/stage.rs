@@ -78,6 +78,7 @@ impl Job<'_> {
             threads: self.threads,
             output: scratch.output(),
             kept: scratch.kept(),
+            pool: self.store.pool(),
         };
         let started = jiff::Timestamp::now().to_string();
         let clock = Instant::now();

@@ -17,4 +17,5 @@ pub struct Task {
     /// Absolute paths.
     pub output: PathBuf,
     pub kept: PathBuf,
+    pub pool: PathBuf,
 }

@@ -1,4 +1,4 @@
-//! `download`: a repository of a hub, or plain addresses → their files, verified.
+//! `download`: a repository of a hub, or addresses → their files, verified.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,12 +6,13 @@ use serde::{Deserialize, Serialize};
 use super::{Dataset, Input, Stage, Work};
 use crate::error::{Error, Result};
 use crate::events::Unit;
-use crate::hub::{self, Client, Listing, Patience, Patterns, Repo, RepoType};
+use crate::hub::{self, Client, Folders, Patience, Patterns, Repo, RepoType, Rights, s3};
 
 /// Exactly one of `dataset`, `repo` and `urls` says what is fetched.
 ///
 /// The environment's `HF_ENDPOINT` and `HF_TOKEN` are where, and with whose rights, unless `hub` or `endpoint` says
-/// where. They are no part of the stage: the same repository from a mirror is the same.
+/// where; for `s3://`, `AWS_ENDPOINT_URL_S3`, `AWS_REGION`, `AWS_ACCESS_KEY_ID` and their like are. They are no part of
+/// the stage: the same repository from a mirror is the same.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Download {
@@ -27,19 +28,22 @@ pub struct Download {
     pub include: Option<Vec<String>>,
     /// Patterns of files not wanted.
     pub exclude: Option<Vec<String>>,
-    /// Plain addresses: `https://…`, `http://…`, `file://…`.
+    /// Addresses: `https://…`, `http://…`, `file://…`, `s3://BUCKET/KEY`, `s3://BUCKET/FOLDER/`.
     pub urls: Option<Vec<String>>,
     /// A folder in the workspace laid out as a hub (`datasets/ORGANISATION/NAME/…`), to fetch from instead of the
     /// Hub. It is an input: when it changes, the stage runs again.
     pub hub: Option<Input>,
-    /// Address of another hub, `https://…` or `file://…`. What it serves is taken to stay the same.
+    /// Address of another hub, `https://…` or `file://…`, or of the object store that `s3://` means. What it serves is
+    /// taken to stay the same.
     pub endpoint: Option<String>,
+    /// Bytes a second: a transfer that is slower for a minute is broken off and tried again; 0 lets any pass.
+    pub min_rate: u64,
 }
 
 /// What is fetched.
 enum Wanted {
     Repo(Repo, Patterns),
-    Urls(Vec<String>),
+    Urls(Vec<String>, Patterns),
 }
 
 impl Stage for Download {
@@ -48,30 +52,36 @@ impl Stage for Download {
 
     fn run(&self, work: &mut Work) -> Result<()> {
         let wanted = self.wanted()?;
-        let token = std::env::var("HF_TOKEN").ok();
-        let client = Client::new(token, Patience::default(), work.cancelled());
+        let patience = Patience { min_rate: self.min_rate, ..Patience::default() };
+        let client = Client::new(Rights::from_env(), patience, work.cancelled());
         let listing = match &wanted {
-            Wanted::Urls(urls) => hub::list_urls(urls)?,
+            Wanted::Urls(urls, patterns) => {
+                let site = s3::Site::from_env(self.endpoint.as_deref())?;
+                hub::list_urls(&client, urls, &site, patterns)?
+            }
             Wanted::Repo(repo, patterns) => {
                 let endpoint = self.endpoint()?;
-                work.info(format!("{} at {endpoint}", repo.name));
+                work.info(format!("{} at {}", repo.name, hub::shown(&endpoint)));
                 hub::list(&client, &endpoint, repo, patterns)?
             }
         };
         if let Some(commit) = &listing.commit {
             work.metric("commit", commit.as_str());
         }
-        let progress = work.progress("fetched", total(&listing), Unit::Bytes);
-        let fetched = hub::fetch(&client, &listing, work.scratch(), work.output(), |bytes| progress.add(bytes))?;
+        if let Some(etags) = listing.etags() {
+            work.metric("etags", etags);
+        }
+        let progress = work.progress("fetched", listing.size(), Unit::Bytes);
+        let folders = Folders { pool: work.pool(), scratch: work.scratch(), output: work.output() };
+        let fetched = hub::fetch(&client, &listing, &folders, |bytes| progress.add(bytes))?;
         progress.finish();
         work.metric("files", fetched.files);
         work.metric("bytes", fetched.bytes);
+        if fetched.reused > 0 {
+            work.info(format!("{} of {} files were here already", fetched.reused, fetched.files));
+        }
         Ok(())
     }
-}
-
-fn total(listing: &Listing) -> Option<u64> {
-    listing.files.iter().map(|file| file.size).sum()
 }
 
 impl Download {
@@ -108,17 +118,19 @@ impl Download {
             if urls.is_empty() {
                 return Err(Error::invalid("`urls` is empty: there is nothing to download"));
             }
+            // An object store has folders, from which patterns choose, and may be found at an endpoint.
+            let has_store = urls.iter().any(|url| url.starts_with("s3://"));
             let idle = [
-                ("include", !include.is_empty()),
-                ("exclude", !exclude.is_empty()),
+                ("include", !include.is_empty() && !has_store),
+                ("exclude", !exclude.is_empty() && !has_store),
                 ("revision", revision.is_some()),
                 ("hub", self.hub.is_some()),
-                ("endpoint", self.endpoint.is_some()),
+                ("endpoint", self.endpoint.is_some() && !has_store),
             ];
             if let Some((name, _)) = idle.iter().find(|(_, given)| *given) {
                 return Err(Error::invalid(format!("`{name}` means a repository's files, not those at `urls`")));
             }
-            return Ok(Wanted::Urls(urls));
+            return Ok(Wanted::Urls(urls, Patterns::new(&include, &exclude)?));
         };
         let revision = revision.unwrap_or_else(|| "main".to_owned());
         Ok(Wanted::Repo(Repo { name, kind, revision }, Patterns::new(&include, &exclude)?))
@@ -137,7 +149,7 @@ impl Download {
             },
         };
         if !["https://", "http://", "file://"].iter().any(|scheme| endpoint.starts_with(scheme)) {
-            return Err(Error::invalid(format!("the endpoint `{endpoint}` is no address"))
+            return Err(Error::invalid(format!("the endpoint `{}` is no address", hub::shown(&endpoint)))
                 .hint("addresses begin with https://, http:// or file://"));
         }
         Ok(endpoint)

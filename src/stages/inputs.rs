@@ -77,7 +77,7 @@ pub struct Source {
     pub include: Vec<String>,
     /// Globs of the files not wanted.
     pub exclude: Vec<String>,
-    /// Plain addresses (`https://…`, `file://…`), when the dataset does not come from a hub.
+    /// Addresses (`https://…`, `s3://…`, `file://…`), when the dataset does not come from a hub.
     pub urls: Vec<String>,
     /// For an evaluation set: how it is read.
     pub task: Option<TaskKind>,

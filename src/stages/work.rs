@@ -13,6 +13,7 @@ use crate::events::{Level, Unit, WorkerEvent};
 pub struct Work {
     output: PathBuf,
     scratch: PathBuf,
+    pool: PathBuf,
     threads: usize,
     line: Line,
     cancelled: Arc<AtomicBool>,
@@ -32,7 +33,15 @@ impl Work {
         events: Box<dyn Write + Send>,
         cancelled: Arc<AtomicBool>,
     ) -> Self {
-        Self { output, scratch, threads, line: Line(Arc::new(Mutex::new(events))), cancelled }
+        let pool = scratch.join("pool");
+        Self { output, scratch, pool, threads, line: Line(Arc::new(Mutex::new(events))), cancelled }
+    }
+
+    /// The pool of a workspace, instead of one of the stage's own below [`Self::scratch`].
+    #[must_use]
+    pub fn with_pool(mut self, pool: PathBuf) -> Self {
+        self.pool = pool;
+        self
     }
 
     /// The folder that becomes the artifact: empty at the start of every attempt. What is written here must depend
@@ -46,6 +55,12 @@ impl Work {
     /// next attempt if this one is killed before its artifact is published.
     pub fn scratch(&self) -> &Path {
         &self.scratch
+    }
+
+    /// A folder, perhaps not there yet, for files that are named by their content: every stage may use what any other
+    /// left there, and all write to it at once. What is in it may go at any time, and is to be checked before use.
+    pub fn pool(&self) -> &Path {
+        &self.pool
     }
 
     /// How many threads the stage may use. Rayon's global pool has this size in the worker.

@@ -34,11 +34,13 @@ pub enum What {
     Artifact(Digest),
     Scratch(Digest),
     Quarantined,
+    /// Files of the pool that belong to nothing else.
+    Pooled,
 }
 
 impl Store {
-    /// Everything that no stage of any pipeline had when it was last run: artifacts, abandoned scratch folders, and,
-    /// if asked for, the quarantine.
+    /// Everything that no stage of any pipeline had when it was last run: artifacts, abandoned scratch folders, if
+    /// asked for the quarantine, and at last what only the pool still has, which is more when the others are gone.
     pub fn garbage(&self, with_quarantine: bool) -> Result<Vec<Garbage>> {
         let receipts = self.receipts();
         let latest: HashSet<Digest> = self.all_latest().into_iter().collect();
@@ -53,7 +55,7 @@ impl Store {
             let stage = stages.get(&artifact).cloned().unwrap_or_default();
             garbage.push((What::Artifact(artifact), path, stage, self.known.last_use(artifact)));
         }
-        for (path, name) in folders(&self.root.join("scratch"))? {
+        for (path, name) in entries(&self.root.join("scratch"))? {
             let Ok(fingerprint) = name.parse::<Digest>() else { continue };
             let old = fs::metadata(path.join("holder.json"))
                 .and_then(|metadata| metadata.modified())
@@ -63,12 +65,16 @@ impl Store {
             }
         }
         if with_quarantine {
-            let folders = folders(&self.root.join("quarantine"))?;
+            let folders = entries(&self.root.join("quarantine"))?;
             garbage.extend(folders.into_iter().map(|(path, _)| (What::Quarantined, path, String::new(), None)));
         }
 
-        // A file is freed when all its links are among what goes.
+        // A file is freed when all its links are among what goes; that in the pool goes with the last other.
         let mut links: HashMap<(u64, u64), u64> = HashMap::new();
+        let pooled = self.pooled()?;
+        for file in &pooled {
+            links.insert((file.metadata.dev(), file.metadata.ino()), 1);
+        }
         let mut measured = Vec::new();
         for (what, path, stage, last_use) in garbage {
             let mut files = Vec::new();
@@ -84,7 +90,29 @@ impl Store {
             let path = path.strip_prefix(&self.workspace).unwrap_or(&path).to_owned();
             measured.push(Garbage { what, path, stage, last_use, size, freed });
         }
+        let is_left = |file: &&Pooled| links[&(file.metadata.dev(), file.metadata.ino())] == file.metadata.nlink();
+        if pooled.iter().any(|file| is_left(&file)) {
+            let alone = pooled.iter().filter(|file| file.metadata.nlink() == 1);
+            let size = alone.map(|file| file.metadata.len()).sum();
+            let path = self.pool().strip_prefix(&self.workspace).map_or_else(|_| self.pool(), Path::to_owned);
+            let (what, stage) = (What::Pooled, String::new());
+            measured.push(Garbage { what, path, stage, last_use: None, size, freed: size });
+        }
         Ok(measured)
+    }
+
+    /// The files of the pool, without the unfinished ones that may be gone on with.
+    fn pooled(&self) -> Result<Vec<Pooled>> {
+        let mut found = Vec::new();
+        for (path, _) in entries(&self.pool())? {
+            let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+            let is_part = path.extension().is_some_and(|extension| extension == "part");
+            let is_old = || metadata.modified().is_ok_and(|time| time.elapsed().is_ok_and(|age| age > RESUMABLE));
+            if metadata.is_file() && (!is_part || is_old()) {
+                found.push(Pooled { path, metadata });
+            }
+        }
+        Ok(found)
     }
 
     /// Removes one piece of garbage. Receipts that name an artifact go before it does.
@@ -107,11 +135,25 @@ impl Store {
                 Taken::Theirs(_) => Ok(()),
             },
             What::Quarantined => remove_tree(&path),
+            What::Pooled => {
+                for file in self.pooled()?.iter().filter(|file| file.metadata.nlink() == 1) {
+                    let path = &file.path;
+                    fs::remove_file(path).context(|| format!("cannot remove {}", path.display()))?;
+                }
+                Ok(())
+            }
         }
     }
 }
 
-fn folders(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
+/// A file of the pool.
+struct Pooled {
+    path: PathBuf,
+    metadata: fs::Metadata,
+}
+
+/// What a folder holds: path and name of each entry, in order.
+fn entries(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
     if !folder.exists() {
         return Ok(Vec::new());
     }

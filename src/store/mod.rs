@@ -6,6 +6,7 @@
 //! cache/receipts/<fingerprint>.json  written last: never names an artifact that is not whole and on disk
 //! cache/latest/<pipeline>/<stage> the fingerprint that a stage had when it was last found or made fresh
 //! cache/scratch/<fingerprint>/    in progress: survives a kill; locked while somebody works in it
+//! cache/pool/<hash>               files that a source named by their hash, linked from artifacts; `.part`: unfinished
 //! cache/quarantine/               artifacts that were found altered, kept for their owner to look at
 //! cache/runs/<run>.jsonl          events of a run; one log file per stage in the folder beside it
 //! cache/digests.redb              what need not be read twice: digests of files, seals of artifacts, dates of use
@@ -108,6 +109,11 @@ impl Store {
 
     fn name_path(&self, pipeline: &str) -> PathBuf {
         self.root.join("names").join(receipt::file_name(pipeline))
+    }
+
+    /// Folder of files that a source named by their hash, so that none is fetched twice.
+    pub fn pool(&self) -> PathBuf {
+        self.root.join("pool")
     }
 
     /// Folder of runs and logs.

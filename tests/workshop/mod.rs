@@ -47,6 +47,11 @@ impl Workshop {
         self.folder.path().join("scratch")
     }
 
+    /// Where files wait that a source names by their hash; not there at first.
+    pub fn pool(&self) -> PathBuf {
+        self.folder.path().join("pool")
+    }
+
     /// Writes a file below the input folder.
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.input().join(name);
@@ -67,7 +72,7 @@ impl Workshop {
             all[name] = value.clone();
         }
         let events = Box::new(Captured(self.events.clone()));
-        let mut work = Work::new(self.output(), self.scratch(), 2, events, Arc::default());
+        let mut work = Work::new(self.output(), self.scratch(), 2, events, Arc::default()).with_pool(self.pool());
         kind.run(all, &mut work)
     }
 
