@@ -2,7 +2,7 @@
 """Encode, split and parquet2jsonl beside the programs that people use for them, on the same files and cores.
 
     python3 benches/data_plane.py [--cmx target/release/cmx] [--data ../shared/data] [--folder target/data-plane]
-                                  [--threads 2] [--repeats 3] [encode] [split] [parquet] [memory]
+                                  [--threads 2] [--repeats 3] [encode] [split] [parquet] [memory] [hostile]
 
 Standard library only; the peers come from PyPI into a virtual environment under `--folder` (kept between calls).
 Tools take turns; a figure is the median of the repeats, in MB (10^6 bytes) of JSONL a second, with the page cache warm.
@@ -16,11 +16,13 @@ loading of their tokenizer, and tokenising alone without reading or writing anyt
 - `Polars`: `scan_parquet(…).sink_ndjson(…)`.
 
 `memory` is about cmx alone: the peak resident memory of encode on the whole corpus repeated to 2 GB, on a line of 100 MB
-and on 100 MB of one document among others, against half of it, which shows whether the time is in proportion.
+and on 100 MB of one document among others, against half of it, which shows whether the time is in proportion. So does
+`hostile`, on documents that merge badly, each one line and so the work of one thread.
 """
 
 import argparse
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -40,10 +42,10 @@ PEERS = [
     "protobuf==7.36.2",
 ]
 MIXTRAL = "tokenizers/mixtral-8x7b-v0.1.tokenizer.model"
-# Two vocabularies of other sizes: nothing is published of 57,000 pieces; the nearest is of 55,296.
-CORPORA = [("zh/laws", MIXTRAL), ("en/python-docs", MIXTRAL),
-           ("zh/laws", "tokenizers/ymcui-chinese-llama2-55296.model"),
-           ("en/python-docs", "tokenizers/ymcui-chinese-llama2-55296.model")]
+# Mixtral's with 25,000 Chinese pieces, which cmx makes, and one of 55,296 that others made.
+EXTENDED = "57,000"
+MODELS = [MIXTRAL, EXTENDED, "tokenizers/ymcui-chinese-llama2-55296.model"]
+CORPORA = ["zh/laws", "en/python-docs"]
 
 
 # --- The peers: each runs in a process of its own and prints its seconds ---
@@ -124,6 +126,23 @@ def peer_make_parquet(jsonls, _none, out, _threads):
 
 # --- The measuring ---
 
+def hostile(what, size):
+    """`size` bytes of what merges badly."""
+    import random
+    draw = random.Random(size)
+    texts = {
+        "one letter": lambda: "a" * size,
+        "spaces": lambda: " " * size,
+        "letters without a space": lambda: "".join(draw.choices("etaoinshrdlu", k=size)),
+        "one character": lambda: "的" * (size // 3),
+        "characters of few kinds": lambda: "".join(draw.choices("一不了人在有我他这中", k=size // 3)),
+    }
+    return texts[what]()
+
+
+HOSTILE = ["one letter", "spaces", "letters without a space", "one character", "characters of few kinds"]
+
+
 def write_corpus(data, what, path):
     """Of whole gigabytes the corpora over and over; of megabytes one line, long in its text or in a field passed over."""
     sources = sorted(pathlib.Path(data).glob("[ez][nh]/*.jsonl"))
@@ -132,7 +151,9 @@ def write_corpus(data, what, path):
         while unit == "GB" and file.tell() < int(size) * 1_000_000_000:
             for source in sources:
                 file.write(source.read_bytes())
-        if unit == "MB":
+        if unit == "MB" and (kind := " ".join(of)) in HOSTILE:
+            file.write(json.dumps({"text": hostile(kind, int(size) * 1_000_000)}, ensure_ascii=False).encode() + b"\n")
+        elif unit == "MB":
             text = ""
             for source in sources:
                 text += "\n".join(texts_of(source))
@@ -227,22 +248,41 @@ class Bench:
                 "max_shard_bytes": 500_000_000, "text_field": "text"}
 
     def memory(self):
+        self.peaks("memory", ["2 GB of documents", "50 MB of one document", "100 MB of one document",
+                              "50 MB of another field", "100 MB of another field"])
+
+    def hostile(self):
+        self.peaks("hostile", [f"{size} MB of {kind}" for kind in HOSTILE for size in (5, 10)])
+
+    def peaks(self, title, corpora):
         model = self.data / MIXTRAL
-        print("\nencode, memory")
-        for what in ["2 GB of documents", "50 MB of one document", "100 MB of one document", "50 MB of another field",
-                     "100 MB of another field"]:
+        print(f"\nencode, {title}")
+        for what in corpora:
             source = self.fresh("memory")
             # By another process: a program's peak begins with that of the one that started it.
             subprocess.run([sys.executable, __file__, "--corpus", self.data, what, source / "train.jsonl"], check=True)
             (source / "dev.jsonl").touch()
             seconds = self.cmx("encode", dataset=self.dataset(source, "split"), **self.encoding(model))
-            print(f"  {what:24} {seconds:7.2f} s   peak {self.peak:6.0f} MiB", flush=True)
+            print(f"  {what:34} {seconds:7.2f} s   peak {self.peak:6.0f} MiB", flush=True)
         shutil.rmtree(self.folder / "memory")
         shutil.rmtree(self.folder / "cmx")
 
+    def extended(self):
+        """Mixtral's tokenizer with 25,000 pieces more, found in the corpora; kept between calls."""
+        model = self.folder / "mixtral-57000.model"
+        if not model.is_file():
+            corpus = lambda name: {"from": name, "files": [str(self.data / f"zh/{name}.jsonl")]}
+            self.cmx("vocab-search", base={"from": "base", "path": str(self.data / MIXTRAL)},
+                     train=[corpus(name) for name in ["books", "laws", "articles"]], score=[corpus("instructions")],
+                     single_characters=[5435], sizes=[31000], size=None, add=25_000, lines=1_000_000, recipe="clean",
+                     scores="distinct")
+            shutil.copy(self.folder / "cmx/output/tokenizer.model", model)
+        return model
+
     def encode(self):
-        for corpus, model in CORPORA:
-            jsonl, model = self.data / f"{corpus}.jsonl", self.data / model
+        for model, corpus in itertools.product(MODELS, CORPORA):
+            jsonl = self.data / f"{corpus}.jsonl"
+            model = self.extended() if model == EXTENDED else self.data / model
             source = self.fresh("split")
             (source / "train.jsonl").symlink_to(jsonl)
             (source / "dev.jsonl").touch()
@@ -310,13 +350,15 @@ def main():
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("target/data-plane"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("what", nargs="*", help="encode, split, parquet, memory; all if none is named")
+    parser.add_argument("what", nargs="*", help="encode, split, parquet, memory, hostile; all if none is named")
     options = parser.parse_args()
     if not options.data.is_dir():
         sys.exit(f"there are no corpora in {options.data}")
     bench = Bench(options)
-    for name in options.what or ["encode", "split", "parquet", "memory"]:
-        {"encode": bench.encode, "split": bench.split, "parquet": bench.parquet, "memory": bench.memory}[name]()
+    sections = {"encode": bench.encode, "split": bench.split, "parquet": bench.parquet, "memory": bench.memory,
+                "hostile": bench.hostile}
+    for name in options.what or sections:
+        sections[name]()
 
 
 if __name__ == "__main__":

@@ -192,8 +192,8 @@ fn check_pieces(pieces: &[Piece], byte_fallback: bool) -> Result<()> {
             "the SentencePiece model has {has} pieces, and {MOST_PIECES} are the most that can be encoded with"
         )));
     }
-    let mut in_text = HashSet::with_hasher(foldhash::fast::RandomState::default());
-    let mut reserved = in_text.clone();
+    let mut in_text = HashSet::with_capacity_and_hasher(pieces.len(), foldhash::fast::RandomState::default());
+    let mut reserved = HashSet::new();
     let mut bytes = HashSet::new();
     let mut unknown = 0;
     for (id, piece) in pieces.iter().enumerate() {
@@ -204,8 +204,8 @@ fn check_pieces(pieces: &[Piece], byte_fallback: bool) -> Result<()> {
         if piece.score().is_nan() {
             return Err(Error::invalid(format!("the score of piece {id} (`{text}`) is not a number")));
         }
-        let seen = if piece.is_in_text() { &mut in_text } else { &mut reserved };
-        if !seen.insert(text) {
+        let is_new = if piece.is_in_text() { in_text.insert(text) } else { reserved.insert(text) };
+        if !is_new {
             return Err(Error::invalid(format!(
                 "piece {id} (`{text}`) of the SentencePiece model is a repetition"
             )));

@@ -10,6 +10,7 @@ const ENTRIES: usize = 1 << 15;
 
 /// A table of the stretches seen last, each at the one place that its hash gives: a newer one takes the older one's.
 /// 1 MiB, which fits a core's second-level cache.
+#[derive(Default)]
 pub struct Cache {
     entries: Vec<Entry>,
     /// Whose ids they are.
@@ -31,12 +32,6 @@ pub struct Key {
     text: [u64; 3],
     length: u32,
     place: usize,
-}
-
-impl Default for Cache {
-    fn default() -> Self {
-        Self { entries: Vec::new(), owner: 0 }
-    }
 }
 
 impl Key {

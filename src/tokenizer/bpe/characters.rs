@@ -10,6 +10,9 @@ use super::unions::fold;
 /// become a symbol beside the pieces.
 pub const MOST_PIECES: usize = SYMBOL as usize - 0x11_0000;
 
+/// How many bytes are looked at together.
+pub const WINDOW: usize = 32;
+
 const SYMBOL: u32 = (1 << 21) - 1;
 /// Some piece has a character behind this one, or before it.
 const BEFORE_SOME: u32 = 1 << 21;
@@ -44,8 +47,9 @@ pub struct Characters {
     /// By code point, those below U+10000 and those above.
     basic: Vec<Character>,
     astral: HashMap<u32, Character>,
-    /// By ASCII character, a bit for each one that may follow it without a cut.
-    ascii: [u128; 128],
+    /// By byte and the upper two bits of the next one, a bit for each lower six: whether both are ASCII characters
+    /// that are joined.
+    ascii: Box<[u64; 1024]>,
     pairs: Vec<u64>,
     /// 64 less the number of bits of an index into `pairs`.
     shift: u32,
@@ -64,7 +68,7 @@ impl Characters {
         let mut characters = Self {
             basic: vec![Character::FOREIGN; 0x1_0000],
             astral: HashMap::new(),
-            ascii: [0; 128],
+            ascii: Box::new([0; 1024]),
             pairs: vec![0; 1 << (bits - 6)],
             shift: 64 - bits,
         };
@@ -89,7 +93,7 @@ impl Characters {
             for right in 0..128 {
                 let (l, r) = (characters.basic[left], characters.basic[right]);
                 if characters.are_joined(l, r) && !r.begins_user_defined() {
-                    characters.ascii[left] |= 1 << right;
+                    characters.ascii[left * 4 + right / 64] |= 1 << (right % 64);
                 }
             }
         }
@@ -126,10 +130,15 @@ impl Characters {
         self.pairs[bit >> 6] >> (bit & 63) & 1 != 0
     }
 
-    /// The same for two ASCII characters that begin no user-defined piece; false where the second begins one.
+    /// A bit for each of the first [`WINDOW`] bytes: whether it and the next one are ASCII characters that are joined,
+    /// and the next one begins no user-defined piece. Without a branch, since where words end cannot be predicted.
     #[inline]
-    pub fn are_joined_ascii(&self, left: u8, right: u8) -> bool {
-        self.ascii[usize::from(left & 127)] >> (right & 127) & 1 != 0
+    pub fn joined_ascii(&self, bytes: &[u8; WINDOW + 1]) -> u32 {
+        (0..WINDOW).fold(0, |joined, at| {
+            let (left, right) = (usize::from(bytes[at]), usize::from(bytes[at + 1]));
+            let bits = self.ascii[left * 4 + right / 64];
+            joined | (bits >> (right % 64) & 1) as u32 * (1 << at)
+        })
     }
 
     #[inline]

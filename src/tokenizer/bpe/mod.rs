@@ -17,8 +17,9 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cache::{Cache, Key, LONGEST};
-use characters::{Character, Characters};
+use characters::{Character, Characters, WINDOW};
 use merging::{Agenda, FEW, Rules};
+use rayon::prelude::*;
 use unions::Unions;
 
 use super::proto::{ModelProto, Piece, PieceKind};
@@ -35,8 +36,8 @@ const FOREIGN: u32 = 1 << 31;
 /// A symbol that is a piece but takes part in no merge: a user-defined one.
 const FROZEN: u32 = 1 << 30;
 
-/// Bytes behind a text, of no UTF-8, so that its end need not be watched for: at least [`LONGEST`] and a character.
-const PADDING: [u8; 32] = [0xFF; 32];
+/// Bytes behind a text, of no UTF-8, so that its end need not be watched for: for a [`WINDOW`] or a key that begins with its last character.
+const PADDING: [u8; WINDOW + 4] = [0xFF; WINDOW + 4];
 
 /// The encoder of one vocabulary. A symbol is a piece id or, from [`Self::piece_count`] on, a character that stands
 /// in pieces without being one.
@@ -267,6 +268,8 @@ impl Bpe {
     fn stretches(&self, text: &Text, mut each: impl FnMut(Stretch)) {
         let mut start = 0;
         let (mut code, mut width) = text.character(0);
+        // Where the bytes begin of which `joined` speaks: nowhere near yet.
+        let (mut window, mut joined) = (usize::MAX / 2, 0);
         while start < text.length {
             let first = self.characters.at(code);
             if let Some((length, id)) = self.user_defined_at(text, start, first) {
@@ -277,20 +280,23 @@ impl Bpe {
             }
             let (mut end, mut last, mut count) = (start + width, first, 1);
             loop {
-                if code < 0x80 {
+                if code < 0x80 && text.padded[end] < 0x80 {
                     let begin = end;
-                    let mut before = code as u8;
                     loop {
-                        let next = text.padded[end];
-                        if next >= 0x80 || !self.characters.are_joined_ascii(before, next) {
+                        let here = end - 1;
+                        if here.wrapping_sub(window) >= WINDOW {
+                            (window, joined) = (here, self.characters.joined_ascii(text.window(here)));
+                        }
+                        let at = here - window;
+                        let run = (joined >> at).trailing_ones() as usize;
+                        end += run;
+                        if at + run < WINDOW {
                             break;
                         }
-                        before = next;
-                        end += 1;
                     }
                     if end > begin {
                         count += end - begin;
-                        code = before.into();
+                        code = text.padded[end - 1].into();
                         last = self.characters.at(code);
                     }
                 }
@@ -430,6 +436,12 @@ impl Text {
         }
     }
 
+    /// The bytes from `at`.
+    #[inline]
+    fn window(&self, at: usize) -> &[u8; WINDOW + 1] {
+        self.padded[at..].first_chunk().unwrap_or(&[0xFF; WINDOW + 1])
+    }
+
     /// The cache's key of a part that is short enough.
     #[inline]
     fn key(&self, part: &Range<usize>) -> Option<Key> {
@@ -492,40 +504,59 @@ struct Index<'a> {
     unions: Vec<(u32, u32, u32)>,
 }
 
+/// The `neighbours` and `unions` of an [`Index`].
+type Cuts = (Vec<(u32, u32)>, Vec<(u32, u32, u32)>);
+
 impl<'a> Index<'a> {
     fn of(pieces: &'a [Piece]) -> Self {
-        let in_text =
-            || (0..).zip(pieces).filter(|(_, piece)| piece.is_in_text()).map(|(id, piece)| (id, piece.text()));
-        let mut index = Self { ids: in_text().map(|(id, text)| (text, id)).collect(), ..Self::default() };
+        let in_text: Vec<(u32, &str)> = (0..)
+            .zip(pieces)
+            .filter(|(_, piece)| piece.is_in_text())
+            .map(|(id, piece)| (id, piece.text()))
+            .collect();
+        let mut index = Self::default();
+        index.ids.reserve(in_text.len());
+        index.ids.extend(in_text.iter().map(|&(id, text)| (text, id)));
         let mut buffer = [0; 4];
+        for c in in_text.iter().flat_map(|(_, text)| text.chars()) {
+            index.symbols.entry(c).or_insert_with(|| {
+                index.ids.get(&*c.encode_utf8(&mut buffer)).copied().unwrap_or_else(|| {
+                    index.extra.push(c);
+                    (pieces.len() + index.extra.len()) as u32 - 1
+                })
+            });
+        }
+        let cuts: Vec<_> = in_text.par_chunks(4096).map(|pieces| index.cuts(pieces)).collect();
+        for (neighbours, unions) in cuts {
+            index.neighbours.extend(neighbours);
+            index.unions.extend(unions);
+        }
+        index
+    }
+
+    /// The neighbours in these pieces, and the unions that make them.
+    fn cuts(&self, pieces: &[(u32, &str)]) -> Cuts {
+        let (mut neighbours, mut unions) = (Vec::new(), Vec::new());
         // The characters of the piece at hand, as symbols, and where each begins.
         let mut characters: Vec<(usize, u32)> = Vec::new();
-        for (id, text) in in_text() {
+        for &(id, text) in pieces {
             characters.clear();
-            for (at, c) in text.char_indices() {
-                let symbol = *index.symbols.entry(c).or_insert_with(|| {
-                    index.ids.get(&*c.encode_utf8(&mut buffer)).copied().unwrap_or_else(|| {
-                        index.extra.push(c);
-                        (pieces.len() + index.extra.len()) as u32 - 1
-                    })
-                });
-                characters.push((at, symbol));
-            }
+            characters.extend(text.char_indices().map(|(at, c)| (at, self.symbols[&c])));
             let last = characters.len().saturating_sub(1);
             for (place, pair) in characters.windows(2).enumerate() {
                 let [(_, before), (at, here)] = [pair[0], pair[1]];
-                index.neighbours.push((before, here));
+                neighbours.push((before, here));
                 let (left, right) = text.split_at(at);
-                let left = if place == 0 { Some(before) } else { index.ids.get(left).copied() };
-                let right = || if place + 1 == last { Some(here) } else { index.ids.get(right).copied() };
+                let left = if place == 0 { Some(before) } else { self.ids.get(left).copied() };
+                let right = || if place + 1 == last { Some(here) } else { self.ids.get(right).copied() };
                 if let Some(left) = left
                     && let Some(right) = right()
                 {
-                    index.unions.push((left, right, id));
+                    unions.push((left, right, id));
                 }
             }
         }
-        index
+        (neighbours, unions)
     }
 }
 
