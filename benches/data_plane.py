@@ -207,7 +207,7 @@ class Bench:
         for name in ("output", "kept"):
             (folder / name).mkdir()
         task = {"stage": kind, "kind": kind, "threads": self.options.threads, "output": str(folder / "output"),
-                "kept": str(folder / "kept"), "parameters": parameters}
+                "kept": str(folder / "kept"), "pool": str(folder / "pool"), "parameters": parameters}
         (folder / "task.json").write_text(json.dumps(task))
         start = time.perf_counter()
         process = subprocess.Popen([self.cmx_program, "work", folder], stdin=subprocess.PIPE,

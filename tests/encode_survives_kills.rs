@@ -47,7 +47,7 @@ impl Stage {
         });
         let task = json!({
             "stage": "encode", "kind": "encode", "threads": 2,
-            "output": folder.join("output"), "kept": folder.join("kept"),
+            "output": folder.join("output"), "kept": folder.join("kept"), "pool": folder.join("pool"),
             "parameters": {
                 "dataset": dataset,
                 "tokenizer": {"from": "t", "path": root("tests/golden/sentencepiece/llama.model")},

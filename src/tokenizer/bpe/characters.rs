@@ -137,7 +137,7 @@ impl Characters {
         (0..WINDOW).fold(0, |joined, at| {
             let (left, right) = (usize::from(bytes[at]), usize::from(bytes[at + 1]));
             let bits = self.ascii[left * 4 + right / 64];
-            joined | (bits >> (right % 64) & 1) as u32 * (1 << at)
+            joined | ((bits >> (right % 64)) as u32 & 1) << at
         })
     }
 

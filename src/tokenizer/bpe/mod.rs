@@ -586,3 +586,6 @@ fn byte_ids(pieces: &[Piece], unknown: u32) -> Box<[u32; 256]> {
     }
     ids
 }
+
+#[cfg(test)]
+mod tests;
