@@ -15,6 +15,9 @@ pub const FEW: usize = 32;
 
 /// What the merges go by.
 pub struct Rules {
+    /// Of two characters. There are far fewer of them, and they are asked for most.
+    pub pairs: Unions,
+    /// Of symbols of which one at least is longer.
     pub unions: Unions,
     /// By piece: the order of its score among all, best first; equal for equal scores.
     pub ranks: Vec<u32>,
@@ -62,12 +65,13 @@ impl Rules {
         let mut order = [u32::MAX; FEW];
         let mut unions = [0; FEW];
         let mut count = count.min(FEW);
-        let look_up = |symbols: &[u32; FEW], at: usize| match self.unions.get(symbols[at], symbols[at + 1]) {
-            Some(union) => (self.ranks[union as usize], union),
-            None => (u32::MAX, 0),
-        };
+        let look_up =
+            |table: &Unions, symbols: &[u32; FEW], at: usize| match table.get(symbols[at], symbols[at + 1]) {
+                Some(union) => (self.ranks[union as usize], union),
+                None => (u32::MAX, 0),
+            };
         for at in 0..count.saturating_sub(1) {
-            (order[at], unions[at]) = look_up(symbols, at);
+            (order[at], unions[at]) = look_up(&self.pairs, symbols, at);
         }
         while count > 1 {
             let (mut best, mut rank) = (0, order[0]);
@@ -87,10 +91,10 @@ impl Rules {
             }
             count -= 1;
             if best > 0 {
-                (order[best - 1], unions[best - 1]) = look_up(symbols, best - 1);
+                (order[best - 1], unions[best - 1]) = look_up(&self.unions, symbols, best - 1);
             }
             if best + 1 < count {
-                (order[best], unions[best]) = look_up(symbols, best);
+                (order[best], unions[best]) = look_up(&self.unions, symbols, best);
             }
         }
         count
@@ -110,7 +114,7 @@ impl Rules {
         }
         candidates.clear();
         for right in 1..nodes.len() as u32 {
-            self.propose(nodes, right - 1, right, candidates, watcher);
+            self.propose(&self.pairs, nodes, right - 1, right, candidates, watcher);
         }
         while let Some(Reverse(Candidate { rank_and_left, right, union })) = candidates.pop() {
             let left = rank_and_left as u32;
@@ -125,13 +129,14 @@ impl Rules {
             if r.next != NONE {
                 nodes[r.next as usize].previous = left;
             }
-            self.propose(nodes, l.previous, left, candidates, watcher);
-            self.propose(nodes, left, r.next, candidates, watcher);
+            self.propose(&self.unions, nodes, l.previous, left, candidates, watcher);
+            self.propose(&self.unions, nodes, left, r.next, candidates, watcher);
         }
     }
 
     fn propose(
         &self,
+        table: &Unions,
         nodes: &[Node],
         left: u32,
         right: u32,
@@ -145,7 +150,7 @@ impl Rules {
         if l.max(r) >= super::FROZEN {
             return;
         }
-        if let Some(union) = self.unions.get(l, r) {
+        if let Some(union) = table.get(l, r) {
             watcher.proposed(union, l, r);
             let rank_and_left = u64::from(self.ranks[union as usize]) << 32 | u64::from(left);
             candidates.push(Reverse(Candidate { rank_and_left, right, union }));

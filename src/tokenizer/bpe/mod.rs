@@ -144,6 +144,7 @@ impl Bpe {
             characters: Characters::new(&index.symbols, &index.neighbours, user_defined.first_characters(), alias),
             extra: index.extra,
             rules: Rules {
+                pairs: Unions::new(&index.pairs),
                 unions: Unions::new(&index.unions),
                 ranks: ranks(pieces),
                 lengths: pieces.iter().map(|piece| piece.text().chars().count() as u32).collect(),
@@ -187,7 +188,7 @@ impl Bpe {
                 },
                 Stretch::Characters { count: 2, first, last, .. } => {
                     let symbols = (first.symbol().unwrap_or(FOREIGN), last.symbol().unwrap_or(FOREIGN));
-                    match self.rules.unions.get(symbols.0, symbols.1) {
+                    match self.rules.pairs.get(symbols.0, symbols.1) {
                         Some(union) => ids.push(self.reported[union as usize]),
                         None => {
                             self.push(symbols.0, bytes, ids);
@@ -500,12 +501,13 @@ struct Index<'a> {
     extra: Vec<char>,
     /// Characters, as symbols, that stand side by side in some piece; some of them more than once.
     neighbours: Vec<(u32, u32)>,
-    /// (left, right, union), for every way to cut every piece.
+    /// (left, right, union), for every way to cut every piece: those of two characters, and those of more.
+    pairs: Vec<(u32, u32, u32)>,
     unions: Vec<(u32, u32, u32)>,
 }
 
-/// The `neighbours` and `unions` of an [`Index`].
-type Cuts = (Vec<(u32, u32)>, Vec<(u32, u32, u32)>);
+/// The `neighbours`, `pairs` and `unions` of an [`Index`].
+type Cuts = (Vec<(u32, u32)>, Vec<(u32, u32, u32)>, Vec<(u32, u32, u32)>);
 
 impl<'a> Index<'a> {
     fn of(pieces: &'a [Piece]) -> Self {
@@ -527,8 +529,9 @@ impl<'a> Index<'a> {
             });
         }
         let cuts: Vec<_> = in_text.par_chunks(4096).map(|pieces| index.cuts(pieces)).collect();
-        for (neighbours, unions) in cuts {
+        for (neighbours, pairs, unions) in cuts {
             index.neighbours.extend(neighbours);
+            index.pairs.extend(pairs);
             index.unions.extend(unions);
         }
         index
@@ -536,7 +539,7 @@ impl<'a> Index<'a> {
 
     /// The neighbours in these pieces, and the unions that make them.
     fn cuts(&self, pieces: &[(u32, &str)]) -> Cuts {
-        let (mut neighbours, mut unions) = (Vec::new(), Vec::new());
+        let (mut neighbours, mut pairs, mut unions) = (Vec::new(), Vec::new(), Vec::new());
         // The characters of the piece at hand, as symbols, and where each begins.
         let mut characters: Vec<(usize, u32)> = Vec::new();
         for &(id, text) in pieces {
@@ -552,11 +555,11 @@ impl<'a> Index<'a> {
                 if let Some(left) = left
                     && let Some(right) = right()
                 {
-                    unions.push((left, right, id));
+                    if last == 1 { &mut pairs } else { &mut unions }.push((left, right, id));
                 }
             }
         }
-        (neighbours, unions)
+        (neighbours, pairs, unions)
     }
 }
 

@@ -13,7 +13,7 @@ const EMPTY: u64 = u64::MAX;
 impl Unions {
     /// From (left, right, union); of two unions of the same symbols the last one counts.
     pub fn new(unions: &[(u32, u32, u32)]) -> Self {
-        let bits = (unions.len() * 2).next_power_of_two().max(16).trailing_zeros();
+        let bits = (unions.len() * 4 / 3).next_power_of_two().max(16).trailing_zeros();
         let mut table = Self { slots: vec![EMPTY; 1 << bits], shift: 64 - bits };
         for &(left, right, union) in unions {
             let key = key(left, right);
