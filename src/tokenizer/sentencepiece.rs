@@ -44,7 +44,7 @@ impl SentencePiece {
     pub fn new(model: ModelProto) -> Result<Self> {
         let trainer = model.trainer()?;
         check_kind(&model, &trainer)?;
-        check_pieces(&model.pieces, trainer.byte_fallback())?;
+        check_number(&model.pieces)?;
         let control = |wanted: &str| {
             let is_wanted = |piece: &Piece| piece.kind() == PieceKind::Control && piece.text() == wanted;
             model.pieces.iter().position(is_wanted).map(|id| id as u32)
@@ -54,9 +54,14 @@ impl SentencePiece {
             |piece: &Piece| piece.kind() == PieceKind::UserDefined && piece.text().contains([' ', SPACE]);
         let reads_spaces = !model.pieces.iter().any(has_space);
         let alias = (reads_spaces && normalizer.escape_whitespaces).then_some((' ', SPACE));
+        let (checked, bpe) = rayon::join(
+            || check_pieces(&model.pieces, trainer.byte_fallback()),
+            || Bpe::new(&model, trainer.byte_fallback(), alias),
+        );
+        checked?;
         Ok(Self {
             normalizer,
-            bpe: Bpe::new(&model, trainer.byte_fallback(), alias),
+            bpe,
             reads_spaces,
             bos: control(trainer.bos_piece.as_deref().unwrap_or("<s>")),
             eos: control(trainer.eos_piece.as_deref().unwrap_or("</s>")),
@@ -185,13 +190,17 @@ fn check_kind(model: &ModelProto, trainer: &TrainerSpec) -> Result<()> {
     Ok(())
 }
 
-fn check_pieces(pieces: &[Piece], byte_fallback: bool) -> Result<()> {
+fn check_number(pieces: &[Piece]) -> Result<()> {
     if pieces.len() > MOST_PIECES {
         let has = pieces.len();
         return Err(Error::invalid(format!(
             "the SentencePiece model has {has} pieces, and {MOST_PIECES} are the most that can be encoded with"
         )));
     }
+    Ok(())
+}
+
+fn check_pieces(pieces: &[Piece], byte_fallback: bool) -> Result<()> {
     let mut in_text = HashSet::with_capacity_and_hasher(pieces.len(), foldhash::fast::RandomState::default());
     let mut reserved = HashSet::new();
     let mut bytes = HashSet::new();

@@ -118,8 +118,8 @@ enum Stretch {
 }
 
 impl Bpe {
-    /// `pieces` must have passed the checks of `SentencePiece::new`: one unknown piece, no duplicates, at most
-    /// [`MOST_PIECES`]. `alias`: the first character is read as if it were the second; both must be in no user-defined
+    /// A model that does not pass the checks of `SentencePiece::new` (one unknown piece, no duplicates) gives nonsense;
+    /// one of more than [`MOST_PIECES`] must not come here. `alias`: the first character is read as if it were the second; both must be in no user-defined
     /// piece.
     pub fn new(model: &ModelProto, byte_fallback: bool, alias: Option<(char, char)>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -138,15 +138,19 @@ impl Bpe {
                 reported[same as usize] = id;
             }
         }
+        let (characters, (unions, ranks)) = rayon::join(
+            || Characters::new(&index.symbols, &index.neighbours, user_defined.first_characters(), alias),
+            || rayon::join(|| Unions::new(&index.unions), || ranks(pieces)),
+        );
         Self {
             identity: NEXT.fetch_add(1, Ordering::Relaxed),
             piece_count: pieces.len() as u32,
-            characters: Characters::new(&index.symbols, &index.neighbours, user_defined.first_characters(), alias),
+            characters,
             extra: index.extra,
             rules: Rules {
                 pairs: Unions::new(&index.pairs),
-                unions: Unions::new(&index.unions),
-                ranks: ranks(pieces),
+                unions,
+                ranks,
                 lengths: pieces.iter().map(|piece| piece.text().chars().count() as u32).collect(),
             },
             reported,
