@@ -3,6 +3,7 @@
 # make lint         formatter and linter alone
 # make bench        the benchmarks of benches/
 # make parity       comparisons with the Python programs whose formats cmx reads and writes
+# make fuzz         arbitrary bytes for all that reads what strangers wrote, FUZZ_SECONDS for each target
 
 # rustup's programs are found also by a shell that was open when Rust was installed.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -15,8 +16,11 @@ PEERS  := target/peers
 CMX    := target/release/cmx
 # Corpora and tokenizers for the comparisons that need real ones; without the folder they are left out.
 SHARED ?= ../shared/data
+# A release is fuzzed with FUZZ_SECONDS=600.
+FUZZ_SECONDS ?= 30
+FUZZ_TARGETS := jsonl parquet tokenizer_model tokenizer_json hub
 
-.PHONY: quickstart build test lint bench parity tools linters cmake
+.PHONY: quickstart build test lint bench parity fuzz tools linters fuzzer cmake
 
 quickstart: build
 	./$(CMX) run pipelines/quickstart.toml
@@ -55,6 +59,15 @@ parity: quickstart $(VENV)/installed $(VENV_2)/installed cmake
 			$(SHARED)/tokenizers/llama-32000.model $(SHARED)/tokenizers/ymcui-chinese-llama2-55296.model; \
 	else echo "expand_means.py is left out: there is no $(SHARED)/tokenizers"; fi
 
+# What a run finds new goes to fuzz/target/corpus and is used by the next; an input that fails, to fuzz/artifacts.
+fuzz: tools fuzzer
+	@for target in $(FUZZ_TARGETS); do \
+		mkdir -p fuzz/target/corpus/$$target; \
+		(set -x; cargo +nightly fuzz run -s none --codegen-units 16 $$target \
+			fuzz/target/corpus/$$target fuzz/corpus/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=2048) || exit 1; \
+	done
+
 $(VENV)/installed: tests/parity/requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --requirement $<
@@ -83,6 +96,11 @@ tools:
 linters:
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || { \
 		echo "rustfmt or clippy is missing; install them with: rustup component add rustfmt clippy"; exit 1; }
+
+fuzzer:
+	@cargo +nightly fuzz --version >/dev/null 2>&1 || { \
+		echo "nightly Rust or cargo-fuzz is missing; install them with:"; \
+		echo "  rustup toolchain install nightly --profile minimal && cargo install cargo-fuzz"; exit 1; }
 
 # Google's SentencePiece, which only `make parity` builds, is C++.
 cmake:

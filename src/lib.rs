@@ -20,4 +20,9 @@ pub mod weights;
 pub mod error;
 pub mod events;
 pub mod files;
+mod guard;
 pub mod store;
+
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;

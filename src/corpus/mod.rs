@@ -2,7 +2,7 @@
 
 mod blocks;
 mod columns;
-mod document;
+pub(crate) mod document;
 mod escapes;
 mod in_order;
 mod lines;

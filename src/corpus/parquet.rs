@@ -1,19 +1,26 @@
 //! Parquet files → JSON lines, row groups side by side.
 
+mod footer;
+mod pages;
+mod source;
+mod thrift;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader};
+use parquet::arrow::{ProjectionMask, parquet_to_arrow_field_levels};
 
 use super::columns::{Fault, cell, members};
 use crate::error::{Context, Error, Result, nearest};
+use crate::guard::guarded;
+use source::Source;
 
 pub use super::columns::Binary;
 
@@ -35,6 +42,9 @@ pub struct Counted {
 
 /// Rows decoded at a time: enough to amortise the decoder's work, little enough that long documents stay few.
 const BATCH_ROWS: usize = 256;
+/// Bytes that a batch should not pass on average, for rows so long that even few of them are much; the text of a batch
+/// in one column has to stay below 2 GiB.
+const BATCH_BYTES: u64 = 64 << 20;
 
 /// Lines handed over at a time, in bytes; a longer line is handed over alone.
 const CHUNK: usize = 1 << 20;
@@ -66,6 +76,9 @@ impl Spares {
         }
     }
 }
+
+/// Why a file cannot be decoded.
+type Fatal = Box<dyn std::error::Error + Send + Sync>;
 
 /// Lines of a row group, and how many they are; or why there are none.
 type Lines = Result<(Vec<u8>, u64)>;
@@ -188,7 +201,7 @@ pub fn rows(path: &Path) -> Result<u64> {
 
 struct Table<'a> {
     path: &'a Path,
-    file: File,
+    source: Source,
     metadata: ArrowReaderMetadata,
 }
 
@@ -202,12 +215,19 @@ impl<'a> Table<'a> {
     fn open(path: &'a Path) -> Result<Self> {
         let cannot_read = || format!("cannot read {} as Parquet", path.display());
         let file = File::open(path).context(|| format!("cannot open {}", path.display()))?;
+        let source = Source::new(file);
         // Types as Parquet itself has them: the Arrow schema that some writers add changes no value, only the
         // layout in memory.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        let metadata = ArrowReaderMetadata::load(&file, options)
+        let load = || {
+            footer::check_schema(&source)?;
+            ArrowReaderMetadata::load(&source, options)
+        };
+        let metadata = guarded(load)
+            .map_err(Fatal::from)
+            .and_then(|loaded| loaded.map_err(Fatal::from))
             .map_err(|error| Error::invalid(cannot_read()).caused_by(error))?;
-        Ok(Self { path, file, metadata })
+        Ok(Self { path, source, metadata })
     }
 
     /// The columns asked for, in the order in which they are written.
@@ -291,30 +311,41 @@ impl<'a> Table<'a> {
     /// Hands the rows of a row group to `each`, batch by batch as long as it wants more; only the top-level
     /// columns `roots` are read.
     fn read(&self, group: usize, roots: &[usize], mut each: impl FnMut(RecordBatch) -> Result<bool>) -> Result<()> {
-        let broken = |error: Box<dyn std::error::Error + Send + Sync>| self.broken(group, roots, error);
-        for batch in self.batches(group, roots).map_err(|error| broken(error.into()))? {
-            if !each(batch.map_err(|error| broken(error.into()))?)? {
+        let mut batches = self.batches(group, roots).map_err(|error| self.broken(group, roots, error))?;
+        while let Some(batch) = batches.next() {
+            if !each(batch.map_err(|error| self.broken(group, roots, error))?)? {
                 break;
             }
         }
         Ok(())
     }
 
+    /// The rows of a row group; nothing is to be asked for behind an error. The decoder asserts some of what a file
+    /// should hold where it ought to check it, so it is guarded.
     fn batches(
         &self,
         group: usize,
         roots: &[usize],
-    ) -> parquet::errors::Result<impl Iterator<Item = Result<RecordBatch, arrow_schema::ArrowError>> + use<>> {
-        let mask = ProjectionMask::roots(self.metadata.parquet_schema(), roots.iter().copied());
-        ParquetRecordBatchReaderBuilder::new_with_metadata(self.file.try_clone()?, self.metadata.clone())
-            .with_row_groups(vec![group])
-            .with_projection(mask)
-            .with_batch_size(BATCH_ROWS)
-            .build()
+    ) -> Result<impl Iterator<Item = Result<RecordBatch, Fatal>> + use<>, Fatal> {
+        let mut batches = guarded(|| {
+            let metadata = self.metadata.metadata().clone();
+            let rows = metadata.row_group(group);
+            let (count, bytes) = (rows.num_rows().max(1) as u64, rows.total_byte_size().max(1) as u64);
+            let batch_rows = (BATCH_BYTES.saturating_mul(count) / bytes).clamp(1, BATCH_ROWS as u64) as usize;
+            let mask = ProjectionMask::roots(self.metadata.parquet_schema(), roots.iter().copied());
+            let levels = parquet_to_arrow_field_levels(self.metadata.parquet_schema(), mask, None)?;
+            let source = Arc::new(self.source.of_group(rows));
+            let pages = pages::Group { source, metadata, index: group };
+            ParquetRecordBatchReader::try_new_with_row_groups(&levels, &pages, batch_rows, None)
+        })??;
+        Ok(std::iter::from_fn(move || match guarded(|| batches.next()) {
+            Ok(batch) => batch.map(|batch| batch.map_err(Fatal::from)),
+            Err(gave_up) => Some(Err(gave_up.into())),
+        }))
     }
 
     /// The error for a row group that cannot be decoded. Which column is at fault is found by reading each alone.
-    fn broken(&self, group: usize, roots: &[usize], error: Box<dyn std::error::Error + Send + Sync>) -> Error {
+    fn broken(&self, group: usize, roots: &[usize], error: Fatal) -> Error {
         let readable = |root: &&usize| match self.batches(group, &[**root]) {
             Ok(mut batches) => batches.all(|batch| batch.is_ok()),
             Err(_) => false,

@@ -14,7 +14,7 @@
 pub mod api;
 mod client;
 mod folder;
-mod names;
+pub(crate) mod names;
 mod part;
 pub mod s3;
 mod transfer;

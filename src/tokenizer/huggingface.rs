@@ -7,6 +7,7 @@ use tokenizers::Tokenizer as Inner;
 
 use crate::error::{Context, Error, Result};
 use crate::files;
+use crate::guard::guarded;
 
 /// A `tokenizer.json`, with the small files beside it that say which tokens are special.
 pub struct HuggingFace {
@@ -22,6 +23,12 @@ pub struct HuggingFace {
 
 /// The files beside `tokenizer.json` that name special tokens, the first one that does so first.
 const COMPANIONS: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
+
+/// Ids may have holes, and each stands for a row of the embeddings; a larger one is a mistake and no vocabulary.
+const MOST_IDS: u32 = 1 << 22;
+
+/// A text of letters, digits and signs of all widths, with a character that no vocabulary has.
+const PROBE: &str = " The mill,  by\tthe river 12\n\u{1}é 水车、\u{2581}\u{1F600}\u{10FFFD}";
 
 impl HuggingFace {
     /// `path` is the `tokenizer.json`; its companions are looked for in the same folder.
@@ -82,8 +89,13 @@ impl HuggingFace {
         }
     }
 
+    /// U+FFFD where the decoder that the file describes fails: some of its steps fail for some ids, and no text shows
+    /// for which.
     pub fn decode(&self, ids: &[u32]) -> String {
-        self.inner.decode(ids, true).unwrap_or_default()
+        match guarded(|| self.inner.decode(ids, true)) {
+            Ok(Ok(text)) => text,
+            _ => char::REPLACEMENT_CHARACTER.to_string(),
+        }
     }
 
     pub fn pieces(&self) -> &[Option<String>] {
@@ -112,17 +124,59 @@ impl HuggingFace {
     }
 }
 
-/// `path` is for errors only.
+/// `path` is for errors only. The library asserts some of what it should check, so it is guarded.
 fn read(text: &[u8], path: &Path) -> Result<Inner> {
     let not_a_tokenizer = || Error::invalid(format!("{} is not a tokenizer.json", path.display()));
-    let mut inner = Inner::from_bytes(text).map_err(|error| not_a_tokenizer().caused_by(error))?;
-    inner.with_padding(None);
-    inner.with_truncation(None).map_err(|error| not_a_tokenizer().caused_by(error))?;
+    let read = || {
+        let mut inner = Inner::from_bytes(text)?;
+        inner.with_padding(None);
+        inner.with_truncation(None)?;
+        Ok(inner)
+    };
+    let json: Value = serde_json::from_slice(text).map_err(|error| not_a_tokenizer().caused_by(error))?;
+    if !charsmaps_are_whole(&json) {
+        return Err(not_a_tokenizer().caused_by(Error::invalid("its precompiled_charsmap is cut short")));
+    }
+    let inner = guarded(read)
+        .map_err(|gave_up| not_a_tokenizer().caused_by(gave_up))?
+        .map_err(|error: tokenizers::Error| not_a_tokenizer().caused_by(error))?;
+    let largest = inner.get_vocab(true).into_values().max();
+    if let Some(id) = largest.filter(|id| *id >= MOST_IDS) {
+        let message = format!("{} has the id {id}, and ids are below {MOST_IDS}", path.display());
+        return Err(Error::invalid(message));
+    }
     // The only text on which encoding can fail is one with a character the model does not know.
-    inner.encode_fast("\u{10FFFD}", false).map_err(|error| {
-        Error::invalid(format!("{} cannot encode unknown characters", path.display())).caused_by(error)
-    })?;
+    let cannot_encode = || Error::invalid(format!("{} cannot encode unknown characters", path.display()));
+    guarded(|| inner.encode_fast(PROBE, false))
+        .map_err(|gave_up| cannot_encode().caused_by(gave_up))?
+        .map_err(|error| cannot_encode().caused_by(error))?;
     Ok(inner)
+}
+
+/// Whether each `precompiled_charsmap` below `json` has the bytes that it says it has in the first four of them. The
+/// library reserves memory for up to 8 GiB before it looks.
+fn charsmaps_are_whole(json: &Value) -> bool {
+    let is_whole = |map: &str| {
+        let digit = |character: u8| match character {
+            b'A'..=b'Z' => u64::from(character - b'A'),
+            b'a'..=b'z' => u64::from(character - b'a') + 26,
+            b'0'..=b'9' => u64::from(character - b'0') + 52,
+            b'+' => 62,
+            _ => 63,
+        };
+        // Six digits of base64 have 36 bits, and the number begins with its lowest byte.
+        let bits = map.bytes().take(6).fold(0, |bits, character| bits << 6 | digit(character));
+        let size = u32::swap_bytes((bits >> 4) as u32);
+        map.len() < 6 || u64::from(size) <= map.len() as u64 / 4 * 3
+    };
+    match json {
+        Value::Array(values) => values.iter().all(charsmaps_are_whole),
+        Value::Object(members) => members.iter().all(|(name, value)| match value {
+            Value::String(map) if name == "precompiled_charsmap" => is_whole(map),
+            value => charsmaps_are_whole(value),
+        }),
+        _ => true,
+    }
 }
 
 /// A special token is written as a string or as an object with `content`.

@@ -8,7 +8,7 @@ mod huggingface;
 mod knee;
 mod normalizer;
 mod pair_map;
-mod proto;
+pub(crate) mod proto;
 mod sample;
 mod sentencepiece;
 pub mod trainer;

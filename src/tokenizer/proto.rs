@@ -131,7 +131,9 @@ impl Piece {
     /// The byte that a byte piece (`<0x0A>`) stands for.
     pub fn byte(&self) -> Option<u8> {
         let digits = self.text().strip_prefix("<0x")?.strip_suffix('>')?;
-        (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok()).flatten()
+        // SentencePiece knows capital letters only, and Rust reads a `+` as well.
+        let byte = u8::from_str_radix(digits, 16).ok()?;
+        (self.text() == byte_piece(byte)).then_some(byte)
     }
 }
 

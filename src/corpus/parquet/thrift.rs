@@ -1,0 +1,147 @@
+//! Thrift's compact protocol, as far as footers and page headers have to be looked at before the decoder does.
+
+/// Types, as numbers of the protocol.
+const TRUE: u8 = 1;
+const FALSE: u8 = 2;
+const BYTE: u8 = 3;
+const I16: u8 = 4;
+pub const I32: u8 = 5;
+const I64: u8 = 6;
+const DOUBLE: u8 = 7;
+const BINARY: u8 = 8;
+pub const LIST: u8 = 9;
+const SET: u8 = 10;
+const MAP: u8 = 11;
+pub const STRUCT: u8 = 12;
+const UUID: u8 = 13;
+
+/// Values within one another that the decoder goes over, too.
+const NESTING: u32 = 64;
+
+/// What is left of a structure. Each method reads one thing, or gives `None` if it is not there.
+pub struct Thrift<'a> {
+    pub rest: &'a [u8],
+}
+
+impl Thrift<'_> {
+    fn byte(&mut self) -> Option<u8> {
+        let (&byte, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        Some(byte)
+    }
+
+    /// A number without a sign.
+    pub fn number(&mut self) -> Option<u64> {
+        let mut number = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    /// A number that has a sign; 0 for those below 0, which are for the decoder to refuse.
+    pub fn count(&mut self) -> Option<u64> {
+        // Signs come last: 0, -1, 1, -2 …
+        let number = self.number()?;
+        Some(if number % 2 == 0 { number / 2 } else { 0 })
+    }
+
+    /// The type of the next field, whose number is put into `field`; 0 at the end of a struct.
+    pub fn field(&mut self, field: &mut u64) -> Option<u8> {
+        let head = self.byte()?;
+        match (head >> 4, head & 15) {
+            (_, 0) => {}
+            (0, _) => *field = self.count()?,
+            (step, _) => *field = field.checked_add(step.into())?,
+        }
+        Some(head & 15)
+    }
+
+    /// Size of a list, and the type of its elements, which follow.
+    pub fn list(&mut self) -> Option<(u64, u8)> {
+        let head = self.byte()?;
+        let size = if head >> 4 == 15 { self.number()? } else { (head >> 4).into() };
+        Some((size, head & 15))
+    }
+
+    /// Goes over a value of a field. Every element of a list has a byte at least: booleans in lists, of which readers
+    /// think differently and Parquet has none here, are not gone over.
+    pub fn skip(&mut self, kind: u8) -> Option<()> {
+        self.skip_within(kind, NESTING)
+    }
+
+    fn skip_within(&mut self, kind: u8, depth: u32) -> Option<()> {
+        let depth = depth.checked_sub(1)?;
+        match kind {
+            TRUE | FALSE => {}
+            BYTE => drop(self.byte()?),
+            I16 | I32 | I64 => drop(self.number()?),
+            DOUBLE => self.rest = self.rest.get(8..)?,
+            UUID => self.rest = self.rest.get(16..)?,
+            BINARY => {
+                let length = self.number()?.try_into().ok()?;
+                self.rest = self.rest.get(length..)?;
+            }
+            LIST | SET => {
+                let (size, kind) = self.list()?;
+                for _ in 0..size {
+                    self.skip_element(kind, depth)?;
+                }
+            }
+            MAP => {
+                let size = self.number()?;
+                let kinds = if size > 0 { self.byte()? } else { 0 };
+                for _ in 0..size {
+                    self.skip_element(kinds >> 4, depth)?;
+                    self.skip_element(kinds & 15, depth)?;
+                }
+            }
+            STRUCT => {
+                let mut field = 0;
+                while let kind @ 1.. = self.field(&mut field)? {
+                    self.skip_within(kind, depth)?;
+                }
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn skip_element(&mut self, kind: u8, depth: u32) -> Option<()> {
+        if matches!(kind, TRUE | FALSE) { None } else { self.skip_within(kind, depth) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_all_types_are_gone_over() {
+        let fields: [&[u8]; 9] = [
+            &[0x11],                                  // true
+            &[0x08, 20, 2, b'x', b'y'],               // field 10, in long form: a string
+            &[0x13, 7],                               // a byte
+            &[0x16, 0xff, 0x01],                      // a number
+            &[0x1b, 1, 0x58, 2, 1, b'v'],             // a map of a number to a string
+            &[0x1b, 0],                               // an empty map
+            &[0x19, 0x25, 1, 2],                      // a list of numbers
+            &[0x1c, 0x17, 0, 0, 0, 0, 0, 0, 0, 0, 0], // a struct of a double
+            &[0x1d, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
+        ];
+        let whole = [&fields.concat()[..], &[0, 99]].concat();
+        let mut thrift = Thrift { rest: &whole };
+        assert_eq!(thrift.skip(STRUCT), Some(()));
+        assert_eq!(thrift.rest, [99]);
+        for length in 0..whole.len() - 1 {
+            assert_eq!(Thrift { rest: &whole[..length] }.skip(STRUCT), None, "{length}");
+        }
+        let endless = [&[0x19][..], &[0xf1, 0xff, 0xff, 0xff, 0xff, 0x07], &[1; 100]].concat();
+        assert_eq!(Thrift { rest: &endless }.skip(STRUCT), None);
+        assert_eq!(Thrift { rest: &[0x1c; 100_000] }.skip(STRUCT), None);
+    }
+}
