@@ -311,8 +311,8 @@ impl<'a> Table<'a> {
     /// Hands the rows of a row group to `each`, batch by batch as long as it wants more; only the top-level
     /// columns `roots` are read.
     fn read(&self, group: usize, roots: &[usize], mut each: impl FnMut(RecordBatch) -> Result<bool>) -> Result<()> {
-        let mut batches = self.batches(group, roots).map_err(|error| self.broken(group, roots, error))?;
-        while let Some(batch) = batches.next() {
+        let batches = self.batches(group, roots).map_err(|error| self.broken(group, roots, error))?;
+        for batch in batches {
             if !each(batch.map_err(|error| self.broken(group, roots, error))?)? {
                 break;
             }
