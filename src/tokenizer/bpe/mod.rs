@@ -9,17 +9,20 @@
 
 mod cache;
 mod characters;
+mod index;
 mod merging;
+mod text;
 mod unions;
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cache::{Cache, Key, LONGEST};
+use cache::Cache;
 use characters::{Character, Characters, WINDOW};
+use index::Index;
 use merging::{Agenda, FEW, Rules};
-use rayon::prelude::*;
+use text::Text;
 use unions::Unions;
 
 use super::proto::{ModelProto, Piece, PieceKind};
@@ -35,9 +38,6 @@ pub use merging::Merge;
 const FOREIGN: u32 = 1 << 31;
 /// A symbol that is a piece but takes part in no merge: a user-defined one.
 const FROZEN: u32 = 1 << 30;
-
-/// Bytes behind a text, of no UTF-8, so that its end need not be watched for: for a [`WINDOW`] or a key that begins with its last character.
-const PADDING: [u8; WINDOW + 4] = [0xFF; WINDOW + 4];
 
 /// The encoder of one vocabulary. A symbol is a piece id or, from [`Self::piece_count`] on, a character that stands
 /// in pieces without being one.
@@ -96,13 +96,6 @@ pub struct Scratch {
     symbols: Vec<u32>,
     agenda: Agenda,
     cache: Cache,
-}
-
-/// A text with [`PADDING`] behind it.
-#[derive(Default)]
-struct Text {
-    padded: Vec<u8>,
-    length: usize,
 }
 
 /// A part of a text that no merge reaches out of.
@@ -420,44 +413,6 @@ fn push_bytes(character: char, bytes: &[u32; 256], ids: &mut Vec<u32>) {
     ids.extend(own.iter().map(|&byte| bytes[usize::from(byte)]));
 }
 
-impl Text {
-    fn set(&mut self, parts: &[&str]) {
-        self.padded.clear();
-        parts.iter().for_each(|part| self.padded.extend_from_slice(part.as_bytes()));
-        self.length = self.padded.len();
-        self.padded.extend_from_slice(&PADDING);
-    }
-
-    /// Code point and length in bytes of the character at `at`; some number beyond all code points at the end.
-    #[inline]
-    fn character(&self, at: usize) -> (u32, usize) {
-        let [a, b, c, d] = self.padded[at..at + 4] else { return (u32::MAX, 1) };
-        let [a, b, c, d] = [a, b, c, d].map(u32::from);
-        match a {
-            0..0x80 => (a, 1),
-            0x80..0xE0 => ((a & 0x1F) << 6 | b & 0x3F, 2),
-            0xE0..0xF0 => ((a & 0x0F) << 12 | (b & 0x3F) << 6 | c & 0x3F, 3),
-            _ => ((a & 0x0F) << 18 | (b & 0x3F) << 12 | (c & 0x3F) << 6 | d & 0x3F, 4),
-        }
-    }
-
-    /// The bytes from `at`.
-    #[inline]
-    fn window(&self, at: usize) -> &[u8; WINDOW + 1] {
-        self.padded[at..].first_chunk().unwrap_or(&[0xFF; WINDOW + 1])
-    }
-
-    /// The cache's key of a part that is short enough.
-    #[inline]
-    fn key(&self, part: &Range<usize>) -> Option<Key> {
-        if part.len() > LONGEST {
-            return None;
-        }
-        let bytes = self.padded.get(part.start..part.start + LONGEST)?;
-        Some(Key::new(bytes.try_into().ok()?, part.len()))
-    }
-}
-
 /// Turns symbols into ids where unknown characters become one unknown id for a run of them, or bytes, and where pieces
 /// are taken apart.
 struct Output<'a> {
@@ -493,77 +448,6 @@ impl Output<'_> {
             }
             _ => self.push(symbol),
         }
-    }
-}
-
-/// What the pieces say about characters and pairs.
-#[derive(Default)]
-struct Index<'a> {
-    /// Of the pieces that text can be segmented into.
-    ids: FastMap<&'a str, u32>,
-    symbols: FastMap<char, u32>,
-    extra: Vec<char>,
-    /// Characters, as symbols, that stand side by side in some piece; some of them more than once.
-    neighbours: Vec<(u32, u32)>,
-    /// (left, right, union), for every way to cut every piece: those of two characters, and those of more.
-    pairs: Vec<(u32, u32, u32)>,
-    unions: Vec<(u32, u32, u32)>,
-}
-
-/// The `neighbours`, `pairs` and `unions` of an [`Index`].
-type Cuts = (Vec<(u32, u32)>, Vec<(u32, u32, u32)>, Vec<(u32, u32, u32)>);
-
-impl<'a> Index<'a> {
-    fn of(pieces: &'a [Piece]) -> Self {
-        let in_text: Vec<(u32, &str)> = (0..)
-            .zip(pieces)
-            .filter(|(_, piece)| piece.is_in_text())
-            .map(|(id, piece)| (id, piece.text()))
-            .collect();
-        let mut index = Self::default();
-        index.ids.reserve(in_text.len());
-        index.ids.extend(in_text.iter().map(|&(id, text)| (text, id)));
-        let mut buffer = [0; 4];
-        for c in in_text.iter().flat_map(|(_, text)| text.chars()) {
-            index.symbols.entry(c).or_insert_with(|| {
-                index.ids.get(&*c.encode_utf8(&mut buffer)).copied().unwrap_or_else(|| {
-                    index.extra.push(c);
-                    (pieces.len() + index.extra.len()) as u32 - 1
-                })
-            });
-        }
-        let cuts: Vec<_> = in_text.par_chunks(4096).map(|pieces| index.cuts(pieces)).collect();
-        for (neighbours, pairs, unions) in cuts {
-            index.neighbours.extend(neighbours);
-            index.pairs.extend(pairs);
-            index.unions.extend(unions);
-        }
-        index
-    }
-
-    /// The neighbours in these pieces, and the unions that make them.
-    fn cuts(&self, pieces: &[(u32, &str)]) -> Cuts {
-        let (mut neighbours, mut pairs, mut unions) = (Vec::new(), Vec::new(), Vec::new());
-        // The characters of the piece at hand, as symbols, and where each begins.
-        let mut characters: Vec<(usize, u32)> = Vec::new();
-        for &(id, text) in pieces {
-            characters.clear();
-            characters.extend(text.char_indices().map(|(at, c)| (at, self.symbols[&c])));
-            let last = characters.len().saturating_sub(1);
-            for (place, pair) in characters.windows(2).enumerate() {
-                let [(_, before), (at, here)] = [pair[0], pair[1]];
-                neighbours.push((before, here));
-                let (left, right) = text.split_at(at);
-                let left = if place == 0 { Some(before) } else { self.ids.get(left).copied() };
-                let right = || if place + 1 == last { Some(here) } else { self.ids.get(right).copied() };
-                if let Some(left) = left
-                    && let Some(right) = right()
-                {
-                    if last == 1 { &mut pairs } else { &mut unions }.push((left, right, id));
-                }
-            }
-        }
-        (neighbours, pairs, unions)
     }
 }
 
