@@ -27,13 +27,13 @@ pub struct Source {
     chunks: Arc<[(Range<u64>, u64)]>,
 }
 
-/// A file from some place on.
+/// A file from some place on; in a column chunk the header of one page, and nothing behind it.
 pub struct Rest {
     file: Arc<File>,
     /// Behind `ahead`.
     place: u64,
     ahead: Cursor<Vec<u8>>,
-    /// As in [`Source`], until the header of a page was found at the place.
+    /// As in [`Source`], if the place is in a column chunk.
     expansion: Option<u64>,
 }
 
@@ -81,10 +81,14 @@ impl ChunkReader for Source {
 
 impl Read for Rest {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.ahead.position() == self.ahead.get_ref().len() as u64 {
+        let ahead = self.ahead.get_ref().len() as u64;
+        if self.ahead.position() == ahead {
+            if self.expansion.is_some() && ahead > 0 {
+                // Not just an end: there the decoder would go over a list of texts that are not there, one by one.
+                return Err(invalid("the header of a page goes on where it has ended".to_owned()));
+            }
             let bytes = self.next()?;
             self.place += bytes.len() as u64;
-            self.expansion = None;
             self.ahead = Cursor::new(bytes);
         }
         self.ahead.read(buffer)
@@ -92,7 +96,7 @@ impl Read for Rest {
 }
 
 impl Rest {
-    /// The next bytes of the file; among them the whole header, if a page is to begin here.
+    /// The next bytes of the file, or the whole header if a page is to begin here.
     fn next(&self) -> io::Result<Vec<u8>> {
         /// Most headers take some fifty bytes. Minima and maxima of long texts are in some.
         const USUAL: usize = 1 << 10;
@@ -105,8 +109,9 @@ impl Rest {
             let read = read_at(&self.file, &mut bytes[have..], self.place.saturating_add(have as u64))?;
             bytes.truncate(have + read);
             let Some(expansion) = self.expansion else { return Ok(bytes) };
-            if let Some((plain, compressed)) = page_sizes(&bytes) {
-                check_sizes(plain, compressed, expansion)?;
+            if let Some(header) = Header::of(&bytes) {
+                header.check(expansion)?;
+                bytes.truncate(header.length);
                 return Ok(bytes);
             }
             if bytes.len() < wanted || wanted == LONGEST {
@@ -153,30 +158,44 @@ fn expansion(codec: Compression) -> u64 {
     }
 }
 
-/// Of a whole `PageHeader`: the page's size before compression (field 2) and after it (field 3).
-fn page_sizes(header: &[u8]) -> Option<(u64, u64)> {
-    let mut thrift = Thrift { rest: header };
-    let (mut plain, mut compressed) = (None, None);
-    let mut field = 0;
-    loop {
-        match (thrift.field(&mut field)?, field) {
-            (0, _) => return Some((plain?, compressed?)),
-            (I32, 2) => plain = Some(thrift.count()?),
-            (I32, 3) => compressed = Some(thrift.count()?),
-            (_, 2 | 3) => return None,
-            (kind, _) => thrift.skip(kind)?,
-        }
-    }
+/// What is looked at of a `PageHeader`, in bytes.
+#[derive(Debug, PartialEq)]
+struct Header {
+    /// Of the page before compression (field 2) and after it (field 3).
+    plain: u64,
+    compressed: u64,
+    /// Of the header itself.
+    length: usize,
 }
 
-fn check_sizes(plain: u64, compressed: u64, expansion: u64) -> io::Result<()> {
-    /// Codecs have frames, and the levels of a page need not be compressed with its values.
-    const BESIDE: u64 = 128 << 10;
-    if plain > compressed.saturating_mul(expansion).saturating_add(BESIDE) {
-        let message = format!("a page of {compressed} bytes is said to expand to {plain}, which it cannot");
-        return Err(invalid(message));
+impl Header {
+    /// `bytes` begin with the whole header.
+    fn of(bytes: &[u8]) -> Option<Self> {
+        let mut thrift = Thrift { rest: bytes };
+        let (mut plain, mut compressed) = (None, None);
+        let mut field = 0;
+        loop {
+            match (thrift.field(&mut field)?, field) {
+                (0, _) => break,
+                (I32, 2) => plain = Some(thrift.count()?),
+                (I32, 3) => compressed = Some(thrift.count()?),
+                (_, 2 | 3) => return None,
+                (kind, _) => thrift.skip(kind)?,
+            }
+        }
+        Some(Self { plain: plain?, compressed: compressed?, length: bytes.len() - thrift.rest.len() })
     }
-    Ok(())
+
+    fn check(&self, expansion: u64) -> io::Result<()> {
+        /// Codecs have frames, and the levels of a page need not be compressed with its values.
+        const BESIDE: u64 = 128 << 10;
+        let Self { plain, compressed, .. } = self;
+        if *plain > compressed.saturating_mul(expansion).saturating_add(BESIDE) {
+            let message = format!("a page of {compressed} bytes is said to expand to {plain}, which it cannot");
+            return Err(invalid(message));
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -187,12 +206,13 @@ mod tests {
     fn a_page_is_no_larger_than_its_codec_can_have_made_it() {
         // Kind 0; 200 000 000 bytes before and 300 bytes after compression; a struct of one number.
         let header = b"\x15\x00\x15\x80\x88\xde\xbe\x01\x15\xd8\x04\x2c\x15\x02\x00\x00";
-        assert_eq!(page_sizes(header), Some((200_000_000, 300)));
+        let found = Header::of(&[header, &b"page"[..]].concat()).unwrap();
+        assert_eq!(found, Header { plain: 200_000_000, compressed: 300, length: header.len() });
         for length in 0..header.len() {
-            assert_eq!(page_sizes(&header[..length]), None);
+            assert_eq!(Header::of(&header[..length]), None);
         }
-        assert!(check_sizes(200_000_000, 300, 1_000_000).is_ok());
-        let error = check_sizes(200_000_000, 300, 1000).unwrap_err();
+        assert!(found.check(1_000_000).is_ok());
+        let error = found.check(1000).unwrap_err();
         assert_eq!(error.to_string(), "a page of 300 bytes is said to expand to 200000000, which it cannot");
     }
 
@@ -215,8 +235,10 @@ mod tests {
             let chunks = Arc::from([(0..header.len() as u64, 1)]);
             let source = Source { chunks, ..Source::new(file) };
             let mut read = vec![0; header.len() - 4];
-            source.get_read(0).unwrap().read_exact(&mut read).unwrap();
+            let mut reader = source.get_read(0).unwrap();
+            reader.read_exact(&mut read).unwrap();
             assert_eq!(read, header[..header.len() - 4]);
+            assert!(reader.read_exact(&mut [0]).is_err());
             let error = source.get_read(1).unwrap().read_exact(&mut read).unwrap_err();
             assert_eq!(error.to_string(), "what should be the header of a page is none");
         }
