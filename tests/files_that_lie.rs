@@ -65,7 +65,8 @@ struct Table {
     /// Where the column begins, and how many bytes it has; both as they are if absent.
     start: i64,
     length: Option<i64>,
-    /// The page's sizes before and after compression.
+    /// The page's kind, 0 for values, and its sizes before and after compression.
+    kind: i32,
     plain: i32,
     compressed: i32,
     /// More fields of the page's header, from 6 on.
@@ -87,13 +88,13 @@ fn leaf() -> Vec<u8> {
 impl Table {
     fn new() -> Self {
         let schema = vec![root(1), leaf()];
-        Self { schema, codec: 0, start: 4, length: None, plain: 4, compressed: 4, more: Vec::new() }
+        Self { schema, codec: 0, start: 4, length: None, kind: 0, plain: 4, compressed: 4, more: Vec::new() }
     }
 
     fn bytes(&self) -> Vec<u8> {
         let values = structure(&[i32(1, 1), i32(1, 0), i32(1, 3), i32(1, 3)]);
         let header = structure(&[
-            i32(1, 0),
+            i32(1, self.kind),
             i32(1, self.plain),
             i32(1, self.compressed),
             field(2, values),
@@ -166,6 +167,12 @@ fn a_column_beyond_the_file() {
 fn a_page_that_expands_to_gigabytes() {
     let snappy = Table { codec: 1, plain: i32::MAX, ..Table::new() };
     assert_refused(snappy, "a page of 4 bytes is said to expand to 2147483647, which it cannot");
+}
+
+#[test]
+fn a_dictionary_of_billions() {
+    let more = field(2, structure(&[i32(1, i32::MAX), i32(1, 0)]));
+    assert_refused(Table { kind: 2, more, ..Table::new() }, "a dictionary of 2147483647 values has 4 bytes");
 }
 
 /// A list of 2^31 - 1 texts in a field that the decoder goes over; it did so for a minute, behind the end of the file.

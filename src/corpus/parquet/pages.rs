@@ -1,7 +1,8 @@
 //! The pages of one row group, looked into before their values are decoded.
 //!
-//! In the delta encodings of texts a page says itself how many lengths it has, and the decoder reserves memory for all of
-//! them, twice. What it says is held against the number of values in the page's header, which has a limit here.
+//! The decoder reserves memory for as many values as a dictionary's header says it has: no more than it has bytes. In the
+//! delta encodings of texts a page says itself how many lengths it has, and memory is reserved for all of them, twice. What
+//! it says is held against the number of values in the page's header, which has a limit here.
 
 use std::sync::Arc;
 
@@ -80,9 +81,7 @@ impl Iterator for Pages {
 impl PageReader for Pages {
     fn get_next_page(&mut self) -> Result<Option<Page>> {
         let page = self.pages.get_next_page()?;
-        if let Some(page) = &page {
-            self.check(page)?;
-        }
+        page.iter().try_for_each(|page| self.check(page))?;
         Ok(page)
     }
 
@@ -99,7 +98,9 @@ impl PageReader for Pages {
     }
 
     fn take_deferred_dictionary(&mut self) -> Result<Option<Page>> {
-        self.pages.take_deferred_dictionary()
+        let page = self.pages.take_deferred_dictionary()?;
+        page.iter().try_for_each(|page| self.check(page))?;
+        Ok(page)
     }
 
     fn at_record_boundary(&mut self) -> Result<bool> {
@@ -109,6 +110,14 @@ impl PageReader for Pages {
 
 impl Pages {
     fn check(&self, page: &Page) -> Result<()> {
+        if let Page::DictionaryPage { buf, num_values, .. } = page {
+            return if *num_values as usize <= buf.len() {
+                Ok(())
+            } else {
+                let message = format!("a dictionary of {num_values} values has {} bytes", buf.len());
+                Err(ParquetError::General(message))
+            };
+        }
         let lists = match page.encoding() {
             Encoding::DELTA_LENGTH_BYTE_ARRAY => 1,
             // Of prefixes and of suffixes.

@@ -43,19 +43,24 @@ impl Thrift<'_> {
         None
     }
 
-    /// A number that has a sign; 0 for those below 0, which are for the decoder to refuse.
-    pub fn count(&mut self) -> Option<u64> {
+    /// A number of 32 bits with a sign. One with more bits is none: the decoder would drop them.
+    fn signed(&mut self) -> Option<i32> {
         // Signs come last: 0, -1, 1, -2 …
-        let number = self.number()?;
-        Some(if number % 2 == 0 { number / 2 } else { 0 })
+        let number = u32::try_from(self.number()?).ok()?;
+        Some((number >> 1) as i32 ^ -((number & 1) as i32))
+    }
+
+    /// The same where nothing below 0 makes sense; it is taken for 0, and for the decoder to refuse.
+    pub fn count(&mut self) -> Option<u64> {
+        Some(self.signed()?.max(0) as u64)
     }
 
     /// The type of the next field, whose number is put into `field`; 0 at the end of a struct.
-    pub fn field(&mut self, field: &mut u64) -> Option<u8> {
+    pub fn field(&mut self, field: &mut i16) -> Option<u8> {
         let head = self.byte()?;
         match (head >> 4, head & 15) {
             (_, 0) => {}
-            (0, _) => *field = self.count()?,
+            (0, _) => *field = i16::try_from(self.signed()?).ok()?,
             (step, _) => *field = field.checked_add(step.into())?,
         }
         Some(head & 15)
@@ -140,6 +145,10 @@ mod tests {
         for length in 0..whole.len() - 1 {
             assert_eq!(Thrift { rest: &whole[..length] }.skip(STRUCT), None, "{length}");
         }
+        // Five as a number of 32 bits, and with a bit too many for that.
+        assert_eq!(Thrift { rest: &[10] }.count(), Some(5));
+        assert_eq!(Thrift { rest: &[9] }.count(), Some(0));
+        assert_eq!(Thrift { rest: &[0x8a, 0x80, 0x80, 0x80, 0x10] }.count(), None);
         let endless = [&[0x19][..], &[0xf1, 0xff, 0xff, 0xff, 0xff, 0x07], &[1; 100]].concat();
         assert_eq!(Thrift { rest: &endless }.skip(STRUCT), None);
         assert_eq!(Thrift { rest: &[0x1c; 100_000] }.skip(STRUCT), None);
