@@ -2,6 +2,7 @@
 
 mod footer;
 mod pages;
+mod shapes;
 mod source;
 mod thrift;
 

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use parquet::errors::{ParquetError, Result};
 use parquet::file::reader::ChunkReader;
 
+use super::shapes::{FILE, SCHEMA_ELEMENT};
 use super::thrift::{I32, LIST, STRUCT, Thrift};
 
 /// Groups within one another; schemas that mean something have a dozen.
@@ -42,8 +43,7 @@ fn schemas(footer: &[u8]) -> Option<Vec<Vec<u64>>> {
         match (thrift.field(&mut field)?, field) {
             (0, _) => return Some(schemas),
             (LIST, 2) => schemas.push(children(&mut thrift)?),
-            (_, 2) => return None,
-            (kind, _) => thrift.skip(kind)?,
+            (kind, _) => thrift.skip(field, kind, &FILE)?,
         }
     }
 }
@@ -58,8 +58,7 @@ fn children(thrift: &mut Thrift) -> Option<Vec<u64>> {
             match (thrift.field(&mut field)?, field) {
                 (0, _) => break,
                 (I32, 5) => count = thrift.count()?,
-                (_, 5) => return None,
-                (kind, _) => thrift.skip(kind)?,
+                (kind, _) => thrift.skip(field, kind, &SCHEMA_ELEMENT)?,
             }
         }
         children.push(count);

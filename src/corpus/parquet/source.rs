@@ -16,6 +16,7 @@ use parquet::errors::{ParquetError, Result};
 use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 use parquet::file::reader::{ChunkReader, Length};
 
+use super::shapes::PAGE_HEADER;
 use super::thrift::{I32, Thrift};
 
 /// A file, shared by the readers of its columns.
@@ -179,8 +180,7 @@ impl Header {
                 (0, _) => break,
                 (I32, 2) => plain = Some(thrift.count()?),
                 (I32, 3) => compressed = Some(thrift.count()?),
-                (_, 2 | 3) => return None,
-                (kind, _) => thrift.skip(kind)?,
+                (kind, _) => thrift.skip(field, kind, &PAGE_HEADER)?,
             }
         }
         Some(Self { plain: plain?, compressed: compressed?, length: bytes.len() - thrift.rest.len() })

@@ -1,14 +1,15 @@
 //! Thrift's compact protocol, as far as footers and page headers have to be looked at before the decoder does.
 
 /// Types, as numbers of the protocol.
-const TRUE: u8 = 1;
+/// A boolean; of a field it is the value, too.
+pub const BOOL: u8 = 1;
 const FALSE: u8 = 2;
-const BYTE: u8 = 3;
-const I16: u8 = 4;
+pub const BYTE: u8 = 3;
+pub const I16: u8 = 4;
 pub const I32: u8 = 5;
-const I64: u8 = 6;
-const DOUBLE: u8 = 7;
-const BINARY: u8 = 8;
+pub const I64: u8 = 6;
+pub const DOUBLE: u8 = 7;
+pub const BINARY: u8 = 8;
 pub const LIST: u8 = 9;
 const SET: u8 = 10;
 const MAP: u8 = 11;
@@ -17,6 +18,9 @@ const UUID: u8 = 13;
 
 /// Values within one another that the decoder goes over, too.
 const NESTING: u32 = 64;
+
+/// The fields of a structure: number, type, and the shape of the structures in them.
+pub struct Shape(pub &'static [(i16, u8, Option<&'static Shape>)]);
 
 /// What is left of a structure. Each method reads one thing, or gives `None` if it is not there.
 pub struct Thrift<'a> {
@@ -73,16 +77,26 @@ impl Thrift<'_> {
         Some((size, head & 15))
     }
 
-    /// Goes over a value of a field. Every element of a list has a byte at least: booleans in lists, of which readers
-    /// think differently and Parquet has none here, are not gone over.
-    pub fn skip(&mut self, kind: u8) -> Option<()> {
-        self.skip_within(kind, NESTING)
+    /// Goes over the value of a field of a structure. `None` also if it is of another kind than it should be.
+    ///
+    /// Every element of a list has a byte at least: booleans in lists, of which readers think differently and Parquet has
+    /// none here, are not gone over.
+    pub fn skip(&mut self, field: i16, kind: u8, structure: &Shape) -> Option<()> {
+        self.skip_field(field, kind, Some(structure), NESTING)
     }
 
-    fn skip_within(&mut self, kind: u8, depth: u32) -> Option<()> {
+    fn skip_field(&mut self, field: i16, kind: u8, structure: Option<&Shape>, depth: u32) -> Option<()> {
+        let known = structure.and_then(|shape| shape.0.iter().find(|(number, ..)| *number == field));
+        let Some((_, expected, shape)) = known else { return self.skip_within(kind, None, depth) };
+        let is_expected = kind == *expected || (*expected, kind) == (BOOL, FALSE);
+        if is_expected { self.skip_within(kind, *shape, depth) } else { None }
+    }
+
+    /// `shape`: of a structure, or of the structures in a list.
+    fn skip_within(&mut self, kind: u8, shape: Option<&Shape>, depth: u32) -> Option<()> {
         let depth = depth.checked_sub(1)?;
         match kind {
-            TRUE | FALSE => {}
+            BOOL | FALSE => {}
             BYTE => drop(self.byte()?),
             I16 | I32 | I64 => drop(self.number()?),
             DOUBLE => self.rest = self.rest.get(8..)?,
@@ -94,21 +108,21 @@ impl Thrift<'_> {
             LIST | SET => {
                 let (size, kind) = self.list()?;
                 for _ in 0..size {
-                    self.skip_element(kind, depth)?;
+                    self.skip_element(kind, shape, depth)?;
                 }
             }
             MAP => {
                 let size = self.number()?;
                 let kinds = if size > 0 { self.byte()? } else { 0 };
                 for _ in 0..size {
-                    self.skip_element(kinds >> 4, depth)?;
-                    self.skip_element(kinds & 15, depth)?;
+                    self.skip_element(kinds >> 4, None, depth)?;
+                    self.skip_element(kinds & 15, None, depth)?;
                 }
             }
             STRUCT => {
                 let mut field = 0;
                 while let kind @ 1.. = self.field(&mut field)? {
-                    self.skip_within(kind, depth)?;
+                    self.skip_field(field, kind, shape, depth)?;
                 }
             }
             _ => return None,
@@ -116,14 +130,33 @@ impl Thrift<'_> {
         Some(())
     }
 
-    fn skip_element(&mut self, kind: u8, depth: u32) -> Option<()> {
-        if matches!(kind, TRUE | FALSE) { None } else { self.skip_within(kind, depth) }
+    fn skip_element(&mut self, kind: u8, shape: Option<&Shape>, depth: u32) -> Option<()> {
+        if matches!(kind, BOOL | FALSE) { None } else { self.skip_within(kind, shape, depth) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const FREE: Shape = Shape(&[]);
+
+    /// A field 1 that has a number in a field 2.
+    #[test]
+    fn values_are_of_the_kinds_that_they_should_be() {
+        const INNER: Shape = Shape(&[(2, I32, None), (3, BOOL, None)]);
+        const OUTER: Shape = Shape(&[(1, STRUCT, Some(&INNER)), (4, LIST, Some(&INNER))]);
+        fn skip(field: i16, kind: u8, rest: &[u8]) -> Option<()> {
+            Thrift { rest }.skip(field, kind, &OUTER)
+        }
+        let (number, text): (&[u8], &[u8]) = (&[0x25, 2, 0x11, 0], &[0x28, 0, 0x12, 0]);
+        assert_eq!(skip(1, STRUCT, number), Some(()));
+        assert_eq!(skip(1, STRUCT, text), None);
+        assert_eq!(skip(1, I32, number), None);
+        assert_eq!(skip(7, STRUCT, text), Some(()));
+        assert_eq!(skip(4, LIST, &[&[0x1c], number].concat()), Some(()));
+        assert_eq!(skip(4, LIST, &[&[0x1c], text].concat()), None);
+    }
 
     #[test]
     fn values_of_all_types_are_gone_over() {
@@ -140,17 +173,17 @@ mod tests {
         ];
         let whole = [&fields.concat()[..], &[0, 99]].concat();
         let mut thrift = Thrift { rest: &whole };
-        assert_eq!(thrift.skip(STRUCT), Some(()));
+        assert_eq!(thrift.skip(1, STRUCT, &FREE), Some(()));
         assert_eq!(thrift.rest, [99]);
         for length in 0..whole.len() - 1 {
-            assert_eq!(Thrift { rest: &whole[..length] }.skip(STRUCT), None, "{length}");
+            assert_eq!(Thrift { rest: &whole[..length] }.skip(1, STRUCT, &FREE), None, "{length}");
         }
         // Five as a number of 32 bits, and with a bit too many for that.
         assert_eq!(Thrift { rest: &[10] }.count(), Some(5));
         assert_eq!(Thrift { rest: &[9] }.count(), Some(0));
         assert_eq!(Thrift { rest: &[0x8a, 0x80, 0x80, 0x80, 0x10] }.count(), None);
         let endless = [&[0x19][..], &[0xf1, 0xff, 0xff, 0xff, 0xff, 0x07], &[1; 100]].concat();
-        assert_eq!(Thrift { rest: &endless }.skip(STRUCT), None);
-        assert_eq!(Thrift { rest: &[0x1c; 100_000] }.skip(STRUCT), None);
+        assert_eq!(Thrift { rest: &endless }.skip(1, STRUCT, &FREE), None);
+        assert_eq!(Thrift { rest: &[0x1c; 100_000] }.skip(1, STRUCT, &FREE), None);
     }
 }
