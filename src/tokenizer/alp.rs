@@ -30,7 +30,8 @@ pub fn average_log_probability(counts: &[u64], lines: usize) -> f64 {
 }
 
 /// The score of the lines under the vocabularies of the first `merges[0]`, `merges[1]`, … merges of a training
-/// (ascending). Runs of unknown characters count as one token, as in SentencePiece.
+/// (ascending). Characters that are no pieces count as their bytes with byte fallback, else a run of them as one token, as
+/// in SentencePiece.
 pub fn scores<S: AsRef<str> + Sync>(trained: &Trained, merges: &[usize], lines: &[S]) -> Result<Vec<Score>> {
     let Some(&most) = merges.last() else { return Ok(Vec::new()) };
     let tokenizer = SentencePiece::new(trained.model(most))?;
@@ -135,16 +136,20 @@ mod tests {
 
     #[test]
     fn one_pass_gives_the_score_of_every_size() {
-        let mut words = Words::new(Rules::SENTENCEPIECE);
-        LINES[..5].iter().for_each(|line| words.add(line));
-        let trained = train(&words, Alphabet::Characters(14), 3 + 14 + 12, |_| Ok(false)).unwrap();
-        let merges = [0, 1, 3, 7, 12];
-        let scores = scores(&trained, &merges, &LINES).unwrap();
-        for (merges, score) in merges.iter().zip(&scores) {
-            let expected = one_by_one(&trained, *merges);
-            assert_eq!(score.tokens, expected.tokens, "{merges} merges");
-            assert!((score.alp - expected.alp).abs() < 1e-9, "{merges} merges: {score:?}, {expected:?}");
+        for byte_fallback in [false, true] {
+            let mut words = Words::new(Rules { byte_fallback, ..Rules::SENTENCEPIECE });
+            LINES[..5].iter().for_each(|line| words.add(line));
+            let meta = words.rules().meta_pieces().len();
+            let trained = train(&words, Alphabet::Characters(14), meta + 14 + 12, |_| Ok(false)).unwrap();
+            let merges = [0, 1, 3, 7, 12];
+            let scores = scores(&trained, &merges, &LINES).unwrap();
+            for (merges, score) in merges.iter().zip(&scores) {
+                let expected = one_by_one(&trained, *merges);
+                assert_eq!(score.tokens, expected.tokens, "{merges} merges, bytes: {byte_fallback}");
+                let difference = (score.alp - expected.alp).abs();
+                assert!(difference < 1e-9, "{merges} merges, bytes: {byte_fallback}: {score:?}, {expected:?}");
+            }
+            assert!(scores[4].tokens < scores[0].tokens);
         }
-        assert!(scores[4].tokens < scores[0].tokens);
     }
 }

@@ -235,7 +235,7 @@ impl Bpe {
     }
 
     /// Follows the encoding of a normalised text, for those who count. Of each stretch `start` sees the symbols
-    /// before any merge, as ids (the unknown id for characters that are no pieces); then `watcher` sees the merges.
+    /// before any merge, as ids (its bytes for a character that is no piece, or the unknown id); then `watcher` sees the merges.
     /// `finish` is called at the end of a stretch.
     pub fn trace<W: Watcher>(
         &self,
@@ -247,18 +247,25 @@ impl Bpe {
     ) {
         let Scratch { text, symbols, agenda, .. } = scratch;
         text.set(&[normalized]);
+        let mut spelled = Vec::new();
         self.stretches(text, |stretch| {
             self.read_stretch(text, stretch, symbols);
             for &symbol in symbols.iter() {
-                start(watcher, self.reported_id(symbol));
+                let known =
+                    if symbol & FOREIGN == 0 { self.reported.get((symbol & !FROZEN) as usize) } else { None };
+                match (known, &self.bytes) {
+                    (Some(&id), _) => start(watcher, id),
+                    (None, Some(bytes)) => {
+                        spelled.clear();
+                        push_bytes(self.lone_character(symbol), bytes, &mut spelled);
+                        spelled.iter().for_each(|&id| start(watcher, id));
+                    }
+                    (None, None) => start(watcher, self.unknown),
+                }
             }
             self.rules.merge(symbols, agenda, watcher);
             finish(watcher);
         });
-    }
-
-    fn reported_id(&self, symbol: u32) -> u32 {
-        self.reported.get((symbol & !FROZEN) as usize).copied().unwrap_or(self.unknown)
     }
 
     /// Cuts a text into stretches that no merge can cross and calls `each` with every one.
