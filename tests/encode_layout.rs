@@ -53,7 +53,7 @@ fn expected(tokenizer: &Tokenizer, texts: &[String], recipe: &str, length: usize
         let mut ids = Vec::new();
         for text in texts {
             ids.extend(tokenizer.bos());
-            ids.extend(tokenizer.encode(text));
+            ids.extend(tokenizer.encode(text).unwrap());
             ids.extend(eos);
         }
         if ids.len() >= length {

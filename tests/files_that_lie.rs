@@ -182,8 +182,8 @@ fn a_header_without_end() {
     assert_refused(Table { more: endless, ..Table::new() }, "what should be the header of a page is none");
 }
 
-/// A `tokenizer.json` of three pieces, with some parts replaced.
-fn tokenizer(parts: &[(&str, Value)]) -> Result<Tokenizer, Error> {
+/// The text of a `tokenizer.json` of three pieces, with some parts replaced.
+fn tokenizer_json(parts: &[(&str, Value)]) -> String {
     let mut json = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
         "pre_tokenizer": null, "post_processor": null, "decoder": null,
@@ -192,9 +192,13 @@ fn tokenizer(parts: &[(&str, Value)]) -> Result<Tokenizer, Error> {
     for (pointer, value) in parts {
         *json.pointer_mut(pointer).expect("a part") = value.clone();
     }
+    json.to_string()
+}
+
+fn tokenizer(parts: &[(&str, Value)]) -> Result<Tokenizer, Error> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tokenizer.json");
-    std::fs::write(&path, json.to_string()).unwrap();
+    std::fs::write(&path, tokenizer_json(parts)).unwrap();
     Tokenizer::open(&path).inspect_err(|error| {
         assert_eq!(error.code(), ExitCode::Invalid);
         assert!(error.message().contains(&path.display().to_string()), "{error:?}");
@@ -213,9 +217,32 @@ fn an_id_without_measure() {
 fn a_decoder_that_fails_for_some_ids() {
     let strip = json!({"type": "Strip", "content": "a", "start": 0, "stop": 2});
     let tokenizer = tokenizer(&[("/decoder", strip)]).unwrap();
-    assert_eq!(tokenizer.decode(&[2, 2]), "bb");
-    assert_eq!(tokenizer.decode(&[1]), "\u{fffd}");
-    assert_eq!(tokenizer.decode(&[2]), "b");
+    assert_eq!(tokenizer.decode(&[2, 2]).unwrap(), "bb");
+    let error = tokenizer.decode(&[1]).unwrap_err();
+    assert!(error.message().ends_with("tokenizer.json cannot decode the ids 1"), "{error:?}");
+    assert_eq!(tokenizer.decode(&[2]).unwrap(), "b");
+}
+
+/// The model has nothing for unknown characters, and the text that is tried at opening has none: its normalizer makes
+/// all of them `a`. The document that has one is named, and not left out.
+#[test]
+fn a_text_that_cannot_be_encoded() {
+    let replace = json!({"type": "Replace", "pattern": {"Regex": "[^z]"}, "content": "a"});
+    let vocabulary = json!({"</s>": 0, "a": 1});
+    let parts = [("/normalizer", replace), ("/model/vocab", vocabulary), ("/model/unk_token", json!("<nothing>"))];
+    assert_eq!(tokenizer(&parts).unwrap().encode("bc").unwrap(), [1, 1]);
+
+    let shop = Workshop::new();
+    let path = shop.write("tokenizer/tokenizer.json", tokenizer_json(&parts));
+    shop.write("corpus-train.jsonl", "{\"text\": \"bc\"}\n{\"text\": \"fuzz\"}\n");
+    shop.write("corpus-dev.jsonl", "{\"text\": \"bc\"}\n");
+    let corpus = dataset("corpus", Some("split"), Some(&shop.input()));
+    let tokenizer = json!({"from": "tokenizer", "path": path});
+    let error = shop.run("encode", json!({"dataset": corpus, "tokenizer": tokenizer})).unwrap_err();
+    assert_eq!(error.code(), ExitCode::Invalid);
+    let line = error.one_line();
+    assert!(line.contains("corpus-train.jsonl, line 2: "), "{line}");
+    assert!(line.contains("tokenizer.json cannot encode the text \"fuzz\": "), "{line}");
 }
 
 /// 1.6 GiB in a map of ten bytes.

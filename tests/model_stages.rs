@@ -251,7 +251,7 @@ fn the_real_model_grows_by_leading_spaces_and_bytes_and_only_one_shard_is_writte
     let after = rows(&after, EMBEDDING);
     assert_eq!(after.len(), 516);
     // A text begins with the dummy prefix, so that this is what ▁once▁upon is made of.
-    let ids = |text: &str| own.encode(text).into_iter().map(|id| id as usize).collect::<Vec<_>>();
+    let ids = |text: &str| own.encode(text).unwrap().into_iter().map(|id| id as usize).collect::<Vec<_>>();
     assert_eq!(after[512], mean(&before, &ids("once upon")));
     // `upon` stands inside a text: behind a byte, no token begins with ▁.
     let spelled = ids("\nupon");

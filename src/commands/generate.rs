@@ -62,7 +62,7 @@ impl Args {
             )));
         }
         let mut ids: Vec<u32> = tokenizer.bos().into_iter().collect();
-        tokenizer.encode_into(&self.prompt, &mut ids);
+        tokenizer.encode_into(&self.prompt, &mut ids)?;
         if ids.is_empty() {
             return Err(Error::invalid("the prompt is empty, and the tokenizer has no token that begins a text"));
         }
@@ -82,12 +82,12 @@ impl Args {
         };
         let prefix = ids.len();
         let mut all = ids.clone();
-        let mut printed = tokenizer.decode(&all);
+        let mut printed = tokenizer.decode(&all)?;
         print(&self.prompt)?;
         let sampling = Sampling { temperature: self.temperature, top_p: self.top_p, seed: self.seed };
         for token in Generator::new(model, ids, tokenizer.eos(), sampling)?.take(self.max_tokens) {
             all.push(token?);
-            let text = tokenizer.decode(&all);
+            let text = tokenizer.decode(&all)?;
             // A character may be spelt by several byte tokens: wait for all of it.
             if text.ends_with('\u{fffd}') && all.len() < prefix + self.max_tokens {
                 continue;

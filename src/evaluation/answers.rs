@@ -90,12 +90,12 @@ mod tests {
         };
         let answers = Answers::of(&model, &subject, 16, &mut |_, _| Ok(())).unwrap();
         for (item, answer) in items.iter().zip(&answers.0) {
-            let ids = model.encode(&item.context);
+            let ids = model.encode(&item.context).unwrap();
             let expected: Vec<f64> = item
                 .continuations
                 .iter()
                 .map(|choice| {
-                    let all: Vec<u32> = ids.iter().copied().chain(model.encode(choice)).collect();
+                    let all: Vec<u32> = ids.iter().copied().chain(model.encode(choice).unwrap()).collect();
                     let positions = ids.len() - 1..all.len() - 1;
                     positions
                         .map(|position| Fake::log_probability(&all, Target { position, token: all[position + 1] }))

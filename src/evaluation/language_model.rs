@@ -5,7 +5,7 @@ use crate::error::Result;
 /// A causal language model with its tokenizer.
 pub trait LanguageModel {
     /// The tokens of `text`, without BOS or EOS.
-    fn encode(&self, text: &str) -> Vec<u32>;
+    fn encode(&self, text: &str) -> Result<Vec<u32>>;
     /// The token that stands before a document (BOS, or EOS where there is none).
     fn document_start(&self) -> Option<u32>;
     /// The token that stands for an empty context (EOS).

@@ -27,7 +27,7 @@ impl Request {
         continuations: &[impl AsRef<str>],
     ) -> Result<Vec<Self>> {
         let kept = python::rstrip(context);
-        let mut context_ids = model.encode(kept);
+        let mut context_ids = model.encode(kept)?;
         let length = context_ids.len();
         if context_ids.is_empty() {
             let empty = model.empty_context().ok_or_else(|| {
@@ -42,7 +42,7 @@ impl Request {
                 whole.clear();
                 whole.push_str(context);
                 whole.push_str(continuation.as_ref());
-                let ids = model.encode(&whole);
+                let ids = model.encode(&whole)?;
                 let continuation_ids = ids.get(length..).unwrap_or_default().to_vec();
                 if continuation_ids.is_empty() {
                     return Err(Error::new(format!(
@@ -194,7 +194,7 @@ pub(super) mod tests {
 
     impl LanguageModel for Fake {
         /// One token a character, but a space belongs to the character that follows it, as in SentencePiece.
-        fn encode(&self, text: &str) -> Vec<u32> {
+        fn encode(&self, text: &str) -> Result<Vec<u32>> {
             let mut ids = Vec::new();
             let mut spaces = 0;
             for c in text.chars() {
@@ -208,7 +208,7 @@ pub(super) mod tests {
             if spaces > 0 {
                 ids.push(0x10_ffff + spaces);
             }
-            ids
+            Ok(ids)
         }
         fn document_start(&self) -> Option<u32> {
             Some(1)
@@ -244,12 +244,12 @@ pub(super) mod tests {
     fn the_pair_is_split_by_length_after_trailing_spaces_moved() {
         let model = Fake::new(64);
         let plain = Request::new(&model, "ab", " A").unwrap();
-        assert_eq!(plain.context, model.encode("ab"));
-        assert_eq!(plain.continuation, model.encode(" A"));
+        assert_eq!(plain.context, model.encode("ab").unwrap());
+        assert_eq!(plain.continuation, model.encode(" A").unwrap());
         let moved = Request::new(&model, "ab ", "A").unwrap();
         assert_eq!(moved, plain);
         let empty = Request::new(&model, "", "A").unwrap();
-        assert_eq!((empty.context, empty.continuation), (vec![2], model.encode("A")));
+        assert_eq!((empty.context, empty.continuation), (vec![2], model.encode("A").unwrap()));
         let none = Request::new(&model, "ab", "").unwrap_err();
         assert_eq!(none.one_line(), "the tokenizer gives the choice \"\" no token of its own");
     }

@@ -35,7 +35,7 @@ impl MixtralModel {
 }
 
 impl LanguageModel for MixtralModel {
-    fn encode(&self, text: &str) -> Vec<u32> {
+    fn encode(&self, text: &str) -> Result<Vec<u32>> {
         self.tokenizer.encode(text)
     }
 

@@ -144,7 +144,7 @@ pub fn score(
             let end = (0..=room).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
             text.truncate(end);
         }
-        let ids = model.encode(&text);
+        let ids = model.encode(&text)?;
         hasher.update(&(text.len() as u64).to_le_bytes());
         hasher.update(text.as_bytes());
         score.documents += 1;
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!((whole.documents, whole.bytes, whole.characters), (4, 47, 43));
         let expected: f64 = documents
             .iter()
-            .flat_map(|text| cut.of(1, &model.encode(text)))
+            .flat_map(|text| cut.of(1, &model.encode(text).unwrap()))
             .flat_map(|w| w.targets.clone().into_iter().map(move |t| Fake::log_probability(&w.ids, t)))
             .sum();
         assert!((whole.negative_log_likelihood + expected).abs() < 1e-9);

@@ -226,7 +226,9 @@ impl Encode {
                     .map_err(|fault| bad_line(file, line.number, &fault))?;
                 let before = encoded.ids.len();
                 encoded.ids.reserve(text.len() / 3);
-                tokenizer.encode_into(text, &mut encoded.ids);
+                tokenizer
+                    .encode_into(text, &mut encoded.ids)
+                    .context(|| format!("{}, line {}", file.display(), line.number))?;
                 encoded.documents.push(Measures {
                     ids: encoded.ids.len() - before,
                     line: bytes.len(),

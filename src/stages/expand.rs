@@ -146,7 +146,7 @@ fn mean_rows(old: &Tokenizer, new: &Tokenizer, recipe: Recipe) -> Result<Vec<Row
                 ids if ids.is_empty() => Row::MeanOfAll,
                 ids => Row::Mean(ids),
             }),
-            Recipe::AsPublished => Ok(spelling.as_published(id)),
+            Recipe::AsPublished => spelling.as_published(id),
         })
         .collect()
 }
@@ -162,29 +162,28 @@ struct Spelling<'a> {
 impl<'a> Spelling<'a> {
     fn new(old: &'a Tokenizer, new: &'a Tokenizer) -> Result<Self> {
         let candidates = ['\n', '\u{e000}', '\u{e001}', '\u{f8ff}', '\u{1f}'];
-        let blank = [old.encode(""), old.encode(" ")];
-        let guard = candidates.into_iter().find_map(|guard| {
+        let blank = [old.encode("")?, old.encode(" ")?];
+        for guard in candidates {
             let text = guard.to_string();
             let alone = |id| old.piece(id).is_none_or(|piece| !piece.contains(guard) || piece == text);
-            let ids = old.encode(&text);
-            let stands = !blank.contains(&ids) && (0..old.vocab_size() as u32).all(alone);
-            stands.then_some((text, ids))
-        });
-        let guard =
-            guard.ok_or_else(|| Error::new("the model's tokenizer joins every character to its neighbours"))?;
-        Ok(Self { old, new, guard })
+            let ids = old.encode(&text)?;
+            if !blank.contains(&ids) && (0..old.vocab_size() as u32).all(alone) {
+                return Ok(Self { old, new, guard: (text, ids) });
+            }
+        }
+        Err(Error::new("the model's tokenizer joins every character to its neighbours"))
     }
 
     /// The old tokens of a new token's text alone: no BOS, no dummy prefix. A leading ▁ counts as the space it is.
     fn bare(&self, id: u32) -> Result<Vec<u32>> {
         let (guard, guard_ids) = &self.guard;
         // Decoded behind the guard, so that a leading space is not taken for the dummy prefix.
-        let decoded = self.new.decode(&[guard_ids.as_slice(), &[id]].concat());
-        let text = match decoded.strip_prefix(&self.new.decode(guard_ids)) {
+        let decoded = self.new.decode(&[guard_ids.as_slice(), &[id]].concat())?;
+        let text = match decoded.strip_prefix(&self.new.decode(guard_ids)?) {
             Some(text) if !text.is_empty() => text.to_owned(),
             _ => self.new.piece(id).unwrap_or_default().replace('▁', " "),
         };
-        let ids = self.old.encode(&format!("{guard}{text}"));
+        let ids = self.old.encode(&format!("{guard}{text}"))?;
         ids.strip_prefix(guard_ids.as_slice()).map(<[u32]>::to_vec).ok_or_else(|| {
             Error::new(format!("cannot spell the new token {id} (`{text}`) with the model's own tokens"))
         })
@@ -192,11 +191,14 @@ impl<'a> Spelling<'a> {
 
     /// What the published run did: the mean over BOS and the text as the old tokenizer sees a whole text, dummy prefix
     /// included. Its rows for added tokens, which decode to nothing here, stayed zero.
-    fn as_published(&self, id: u32) -> Row {
-        match self.new.decode(&[id]) {
-            text if text.is_empty() && !self.is_space(id) => Row::Zero,
-            text => Row::Mean(self.old.bos().into_iter().chain(self.old.encode(&text)).collect()),
+    fn as_published(&self, id: u32) -> Result<Row> {
+        let text = self.new.decode(&[id])?;
+        if text.is_empty() && !self.is_space(id) {
+            return Ok(Row::Zero);
         }
+        let mut ids: Vec<u32> = self.old.bos().into_iter().collect();
+        self.old.encode_into(&text, &mut ids)?;
+        Ok(Row::Mean(ids))
     }
 
     /// A token that is nothing but the space which a decoder takes for the dummy prefix.

@@ -282,11 +282,11 @@ impl VocabSearch {
     ) -> Result<()> {
         let mut measured = Vec::new();
         for corpus in corpora {
-            let count = |tokenizer: &Tokenizer| -> usize {
-                corpus.lines.lines().par_iter().map(|line| tokenizer.encode(line).len()).sum()
+            let count = |tokenizer: &Tokenizer| -> Result<usize> {
+                corpus.lines.lines().par_iter().map(|line| Ok(tokenizer.encode(line)?.len())).sum()
             };
             work.check()?;
-            measured.push((corpus, count(before), count(after)));
+            measured.push((corpus, count(before)?, count(after)?));
         }
         let curve = &curves[choice.curve];
         let (size, single) = (curve.sizes[choice.at], curve.trained.characters.len());

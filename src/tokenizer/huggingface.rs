@@ -1,6 +1,6 @@
 //! Tokenizers that come as a `tokenizer.json`, run by the `tokenizers` crate.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tokenizers::Tokenizer as Inner;
@@ -12,6 +12,8 @@ use crate::guard::guarded;
 /// A `tokenizer.json`, with the small files beside it that say which tokens are special.
 pub struct HuggingFace {
     inner: Inner,
+    /// What was opened, for errors.
+    path: PathBuf,
     /// The files as they were found: name and content.
     files: Vec<(&'static str, Vec<u8>)>,
     /// By id; `None` where the ids have a hole.
@@ -26,6 +28,9 @@ const COMPANIONS: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json
 
 /// Ids may have holes, and each stands for a row of the embeddings; a larger one is a mistake and no vocabulary.
 const MOST_IDS: u32 = 1 << 22;
+
+/// Characters of a text, or ids, that an error shows.
+const SHOWN: usize = 40;
 
 /// A text of letters, digits and signs of all widths, with a character that no vocabulary has.
 const PROBE: &str = " The mill,  by\tthe river 12\n\u{1}é 水车、\u{2581}\u{1F600}\u{10FFFD}";
@@ -64,6 +69,7 @@ impl HuggingFace {
             unknown: special("unk_token", &["<unk>", "[UNK]"]),
             pieces: pieces(&inner),
             inner,
+            path: path.to_owned(),
             files,
         })
     }
@@ -71,10 +77,12 @@ impl HuggingFace {
     /// The `tokenizer.json` that another program would make of a model, with the model's special tokens.
     pub fn converted(json: &Value, bos: Option<u32>, eos: Option<u32>, unknown: u32) -> Result<Self> {
         let text = json.to_string().into_bytes();
-        let inner = read(&text, Path::new("the converted tokenizer.json"))?;
+        let path = PathBuf::from("the converted tokenizer.json");
+        let inner = read(&text, &path)?;
         Ok(Self {
             pieces: pieces(&inner),
             inner,
+            path,
             files: vec![("tokenizer.json", text)],
             bos,
             eos,
@@ -82,20 +90,33 @@ impl HuggingFace {
         })
     }
 
-    pub fn encode_into(&self, text: &str, ids: &mut Vec<u32>) {
-        // `open` made sure that no character fails; nothing else in a text can.
-        if let Ok(encoding) = self.inner.encode_fast(text, false) {
-            ids.extend_from_slice(encoding.get_ids());
-        }
+    /// Fails for a text with a character that is not in the vocabulary if the model has nothing to put in its place,
+    /// and where a step that the file describes fails for this text alone. Opening tries one text: it finds most files
+    /// that do so, and cannot find all.
+    pub fn encode_into(&self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
+        let failed = || {
+            let start: String = text.chars().take(SHOWN).collect();
+            let more = if start.len() < text.len() { "…" } else { "" };
+            Error::invalid(format!("{} cannot encode the text {start:?}{more}", self.path.display()))
+        };
+        let encoding = guarded(|| self.inner.encode_fast(text, false))
+            .map_err(|gave_up| failed().caused_by(gave_up))?
+            .map_err(|error| failed().caused_by(error))?;
+        ids.extend_from_slice(encoding.get_ids());
+        Ok(())
     }
 
-    /// U+FFFD where the decoder that the file describes fails: some of its steps fail for some ids, and no text shows
-    /// for which.
-    pub fn decode(&self, ids: &[u32]) -> String {
-        match guarded(|| self.inner.decode(ids, true)) {
-            Ok(Ok(text)) => text,
-            _ => char::REPLACEMENT_CHARACTER.to_string(),
-        }
+    /// Fails where the decoder that the file describes does: some of its steps fail for some ids, and no text shows for
+    /// which.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        let failed = || {
+            let (first, more) = (&ids[..ids.len().min(SHOWN)], if ids.len() > SHOWN { ", …" } else { "" });
+            let shown: Vec<String> = first.iter().map(u32::to_string).collect();
+            Error::invalid(format!("{} cannot decode the ids {}{more}", self.path.display(), shown.join(", ")))
+        };
+        guarded(|| self.inner.decode(ids, true))
+            .map_err(|gave_up| failed().caused_by(gave_up))?
+            .map_err(|error| failed().caused_by(error))
     }
 
     pub fn pieces(&self) -> &[Option<String>] {
@@ -145,7 +166,7 @@ fn read(text: &[u8], path: &Path) -> Result<Inner> {
         let message = format!("{} has the id {id}, and ids are below {MOST_IDS}", path.display());
         return Err(Error::invalid(message));
     }
-    // The only text on which encoding can fail is one with a character the model does not know.
+    // What encoding fails on most is a character that the model does not know.
     let cannot_encode = || Error::invalid(format!("{} cannot encode unknown characters", path.display()));
     guarded(|| inner.encode_fast(PROBE, false))
         .map_err(|gave_up| cannot_encode().caused_by(gave_up))?

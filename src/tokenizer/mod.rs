@@ -29,7 +29,8 @@ pub use proto::ModelProto;
 pub use sample::Sample;
 pub use sentencepiece::SentencePiece;
 
-/// A tokenizer of either family. Encoding and decoding never fail: what a file cannot do is found when it is opened.
+/// A tokenizer of either family. Encoding and decoding fail for a `tokenizer.json` only, and only where the library that
+/// runs it does: what a file plainly cannot do is found when it is opened.
 pub struct Tokenizer(Family);
 
 /// Whose ids a `tokenizer.model` gives. The programs that read it agree on most texts; where they do not, and why,
@@ -116,24 +117,27 @@ impl Tokenizer {
 
     /// The ids of `text`, with SentencePiece's dummy prefix where the model has one, and without beginning or end
     /// tokens.
-    pub fn encode(&self, text: &str) -> Vec<u32> {
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
-        self.encode_into(text, &mut ids);
-        ids
+        self.encode_into(text, &mut ids)?;
+        Ok(ids)
     }
 
     /// Appends what [`Self::encode`] gives.
-    pub fn encode_into(&self, text: &str, ids: &mut Vec<u32>) {
+    pub fn encode_into(&self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
         match &self.0 {
-            Family::SentencePiece(tokenizer) => tokenizer.encode_into(text, ids),
+            Family::SentencePiece(tokenizer) => {
+                tokenizer.encode_into(text, ids);
+                Ok(())
+            }
             Family::HuggingFace(tokenizer) => tokenizer.encode_into(text, ids),
         }
     }
 
     /// The text of `ids`, without control tokens.
-    pub fn decode(&self, ids: &[u32]) -> String {
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
         match &self.0 {
-            Family::SentencePiece(tokenizer) => tokenizer.decode(ids),
+            Family::SentencePiece(tokenizer) => Ok(tokenizer.decode(ids)),
             Family::HuggingFace(tokenizer) => tokenizer.decode(ids),
         }
     }
