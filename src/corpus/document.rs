@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use super::in_order::in_order;
 use super::scan::{Text, has_string_field, string_field};
-use super::{Batches, bad_line};
+use super::{Batch, Batches, bad_line};
 use crate::error::{Context, Error, Result};
 
 /// One document of a corpus.
@@ -21,17 +22,19 @@ pub struct Document {
     pub line: u64,
 }
 
+/// Lines are read in batches of so many bytes.
+const BATCH: usize = 1 << 20;
+
 /// Streams the documents of `*.jsonl` files (the string `text` of each line) and `*.txt` files (the whole file) in
 /// order. A line that is not valid UTF-8 or JSON, or whose `text` is missing or no string, is an error that names
 /// file and line; the iteration ends with it.
 pub fn documents(files: &[PathBuf]) -> impl Iterator<Item = Result<Document>> {
-    const BATCH: usize = 1 << 20;
     let mut failed = false;
     files
         .iter()
         .enumerate()
         .flat_map(|(file, path)| -> Box<dyn Iterator<Item = Result<Document>> + '_> {
-            if path.extension().is_some_and(|extension| extension == "txt") {
+            if is_text(path) {
                 return Box::new(std::iter::once(whole_file(file, path)));
             }
             let batches = Batches::new(std::slice::from_ref(path), BATCH);
@@ -55,7 +58,71 @@ pub fn documents(files: &[PathBuf]) -> impl Iterator<Item = Result<Document>> {
         })
 }
 
-fn whole_file(file: usize, path: &std::path::Path) -> Result<Document> {
+/// Calls `each` with the text of every document that [`documents`] gives, in order, one at a time; `threads` threads
+/// read and parse side by side.
+pub fn each_text<'f>(
+    files: &'f [PathBuf],
+    threads: usize,
+    mut each: impl FnMut(&str) -> Result<()> + Send,
+) -> Result<()> {
+    #[derive(Default)]
+    struct Item<'a> {
+        /// The file whose lines are in `batch`.
+        path: Option<&'a Path>,
+        batch: Batch,
+        texts: String,
+        ends: Vec<usize>,
+    }
+    let mut files = files.iter().enumerate();
+    let mut open: Option<(&'f Path, Batches)> = None;
+    let take = |item: &mut Item<'f>| {
+        item.path = None;
+        item.texts.clear();
+        item.ends.clear();
+        loop {
+            if let Some((path, batches)) = &mut open
+                && batches.read_into(&mut item.batch)?
+            {
+                item.path = Some(path);
+                return Ok(true);
+            }
+            open = None;
+            let Some((number, path)) = files.next() else { return Ok(false) };
+            if is_text(path) {
+                item.texts = whole_file(number, path)?.text;
+                item.ends.push(item.texts.len());
+                return Ok(true);
+            }
+            open = Some((path, Batches::new(std::slice::from_ref(path), BATCH)));
+        }
+    };
+    let work = |item: &mut Item<'f>| {
+        let Some(path) = item.path else { return Ok(()) };
+        let mut buffer = String::new();
+        for line in item.batch.lines() {
+            let text = text_of(item.batch.bytes_of(line), "text", &mut buffer)
+                .map_err(|fault| bad_line(path, line.number, &fault))?;
+            item.texts.push_str(text);
+            item.ends.push(item.texts.len());
+        }
+        Ok(())
+    };
+    let put = |item: &mut Item<'f>| {
+        let mut start = 0;
+        for &end in &item.ends {
+            each(&item.texts[start..end])?;
+            start = end;
+        }
+        Ok(())
+    };
+    in_order(threads, take, work, put)
+}
+
+fn is_text(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "txt")
+}
+
+fn whole_file(file: usize, path: &Path) -> Result<Document> {
     let bytes = std::fs::read(path).context(|| format!("cannot read {}", path.display()))?;
     match String::from_utf8(bytes) {
         Ok(text) => Ok(Document { text, file, line: 1 }),

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Documents, Stage, Work};
-use crate::corpus::documents;
+use crate::corpus::each_text;
 use crate::error::{Error, Result};
 use crate::events::Unit;
 use crate::tokenizer::trainer::{Alphabet, Rules, Words, train};
@@ -70,10 +70,11 @@ impl Stage for TrainTokenizer {
             max_sentence_length: self.max_sentence_length,
         };
         let sample = training_lines(&self.train, self.lines, self.max_sentence_length, work)?;
-        let words = words_of(&sample, rules, "train")?;
+        let words = words_of(sample, rules, "train")?;
 
         let progress = work.progress("train", Some(self.vocab_size as u64), Unit::Items);
-        let trained = train(&words, Alphabet::Coverage(self.character_coverage), self.vocab_size, |merges| {
+        let lines = words.lines();
+        let trained = train(words, Alphabet::Coverage(self.character_coverage), self.vocab_size, |merges| {
             progress.set(merges.len() as u64);
             work.check().map(|()| false)
         })?;
@@ -84,7 +85,7 @@ impl Stage for TrainTokenizer {
         work.metric("pieces", trained.vocab_size());
         work.metric("merges", trained.merges.len());
         work.metric("single_characters", trained.characters.len());
-        work.metric("lines", words.lines());
+        work.metric("lines", lines);
         Ok(())
     }
 }
@@ -126,24 +127,29 @@ pub(super) fn training_lines(from: &[Documents], limit: usize, longest: usize, w
 }
 
 /// The words of a sample; an error that names the parameter when there are none.
-pub(super) fn words_of(sample: &Sample, rules: Rules, parameter: &str) -> Result<Words> {
-    let mut words = Words::new(rules);
-    sample.lines().iter().for_each(|line| words.add(line));
+pub(super) fn words_of(sample: Sample, rules: Rules, parameter: &str) -> Result<Words> {
+    let words = Words::of(rules, &sample.lines());
     if words.lines() == 0 {
         return Err(Error::invalid(format!("`{parameter}`: the documents hold no text to train on")));
     }
     Ok(words)
 }
 
-/// Calls `each` with every line of every document.
-pub(super) fn each_line(from: &[Documents], label: &str, work: &Work, mut each: impl FnMut(&str)) -> Result<()> {
+/// Calls `each` with every line of every document, in order, one at a time.
+pub(super) fn each_line(
+    from: &[Documents],
+    label: &str,
+    work: &Work,
+    mut each: impl FnMut(&str) + Send,
+) -> Result<()> {
     let files: Vec<PathBuf> = from.iter().flat_map(|documents| documents.files.iter().cloned()).collect();
     let progress = work.progress(label, None, Unit::Documents);
-    for document in documents(&files) {
+    each_text(&files, work.threads(), |text| {
         work.check()?;
-        document?.text.split('\n').for_each(&mut each);
+        text.split('\n').for_each(&mut each);
         progress.add(1);
-    }
+        Ok(())
+    })?;
     progress.finish();
     Ok(())
 }

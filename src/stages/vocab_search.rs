@@ -146,7 +146,7 @@ impl VocabSearch {
         if !sample.lines().iter().any(|line| has_han(line)) {
             return Err(Error::invalid("`train`: the documents hold no Chinese character"));
         }
-        words_of(&sample, rules, "train")
+        words_of(sample, rules, "train")
     }
 
     /// The numbers of single characters, as far as the text has that many, ascending.
@@ -222,7 +222,7 @@ impl VocabSearch {
                 curve.include(self.merges_for(add, &curve.trained, extension)?);
             }
             for corpus in corpora {
-                curve.scores.push(alp::scores(&curve.trained, &curve.merges, corpus.lines.lines())?);
+                curve.scores.push(alp::scores(&curve.trained, &curve.merges, &corpus.lines.lines())?);
             }
             Ok(curve)
         };

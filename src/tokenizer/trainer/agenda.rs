@@ -14,6 +14,10 @@ impl<T: Copy> Agenda<T> {
         agenda
     }
 
+    pub fn into_entries(self) -> Vec<T> {
+        self.entries
+    }
+
     pub fn push(&mut self, entry: T, before: impl Fn(T, T) -> bool) {
         self.entries.push(entry);
         let mut at = self.entries.len() - 1;

@@ -1,32 +1,43 @@
 //! The merges of a training: the most frequent pair of neighbours becomes a symbol, again and again.
 //!
-//! The text lies in one array of slots, a character each, words parted by a barrier. A symbol of n characters owns n
-//! slots; its id stands in the first and the last of them, so that both neighbours of a symbol are found without links.
-//! Pairs have their number of occurrences, kept exact, and the slots where they were seen, checked when they are used.
+//! A pair has its number of occurrences, kept exact, and the slots where they were seen, checked when they are used.
+//! After the merge that it came up with a pair only grows rarer. So pairs that come up rarer than a floor, which are most
+//! of them, are only counted; should one of them be needed after all, the floor is lowered and the text searched again.
+//!
+//! The work is the same on every number of threads: a frequent pair's places are dealt out by words, and what the threads
+//! find is put together in the order of the text.
 
 use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use rayon::prelude::*;
 
 use super::super::pair_map::{PairMap, pair_key};
 use super::Rules;
 use super::agenda::Agenda;
+use super::census::Census;
+use super::scan::{self, Found};
 use super::shape::Shape;
-use super::words::Words;
-use crate::error::{Error, Result};
+use super::step::{Merge, Part, UNLISTED};
+use super::text::Text;
+use crate::error::Result;
 
-/// A slot between words, and one with a character that is no piece: nothing joins over it.
-const BARRIER: u32 = u32::MAX;
-/// A slot inside a symbol.
-const INSIDE: u32 = u32::MAX - 1;
-/// In place of a pair: the two may not be joined.
-const FORBIDDEN: u32 = u32::MAX;
-
-/// SentencePiece looks for the best pair among active ones: after every so many merges the most frequent 5 % (at
-/// least 1000), and all pairs that came up since.
+/// After so many merges SentencePiece sets anew which pairs are active.
 const REFRESH: usize = 100;
-const ACTIVE_SHARE: f32 = 0.05;
-const ACTIVE_LEAST: usize = 1000;
-/// Frequencies from here on are counted as one in [`Census`].
-const FREQUENT: usize = 1 << 16;
+
+/// From when on the means for large texts are used; they change nothing but time and memory.
+#[derive(Clone, Copy)]
+pub struct Limits {
+    /// Of up to so many pairs all are kept.
+    pub few_pairs: usize,
+    /// A merge of up to so many places is done by one thread.
+    pub few_places: usize,
+}
+
+impl Limits {
+    pub const DEFAULT: Limits = Limits { few_pairs: 1 << 16, few_places: 1 << 14 };
+}
 
 struct Symbol {
     text: Box<str>,
@@ -40,7 +51,9 @@ struct Pair {
     count: u64,
     /// Occurrences at the last refresh, if they are known to have changed since: (number of the refresh, count).
     before: (u32, u64),
-    places: Places,
+    /// First slots of its occurrences, ascending: a range of [`Learner::places`].
+    start: usize,
+    places: u32,
     state: State,
 }
 
@@ -53,13 +66,6 @@ enum State {
     Revived,
 }
 
-/// First slots of a pair's occurrences, ascending.
-enum Places {
-    /// A range of [`Learner::pool`].
-    Pool(usize, usize),
-    Own(Vec<u32>),
-}
-
 /// A pair in the agenda, with its count at that time.
 #[derive(Clone, Copy)]
 struct Entry {
@@ -67,35 +73,40 @@ struct Entry {
     pair: u32,
 }
 
-struct Learner<'a> {
-    rules: &'a Rules,
-    slots: Vec<u32>,
-    /// From which slot on words have which count; descending counts.
-    weights: Vec<(u32, u64)>,
+struct Learner {
+    rules: Rules,
+    limits: Limits,
+    text: Text,
     symbols: Vec<Symbol>,
+    /// Of the symbols, in characters.
+    lengths: Vec<u32>,
+    /// Those that are kept: that had a count of `floor` when they came up.
     pairs: Vec<Pair>,
+    floor: u64,
     index: PairMap<u32>,
-    pool: Vec<u32>,
+    places: Vec<AtomicU32>,
     agenda: Agenda<Entry>,
     set_aside: Vec<Entry>,
     census: Census,
     refreshes: u32,
+    /// The symbols that there were at the last refresh.
+    symbols_before: usize,
     /// Pairs rarer than this at the last refresh are not active.
     cut: u64,
-    neighbours: Neighbours,
-    /// Pairs whose count changed in this step, with the count they had.
-    touched: Vec<(u32, u64)>,
-    newborn: Vec<u32>,
+    /// One for each thread.
+    parts: Vec<Part>,
 }
 
 /// The merged texts, in order: `wanted` ones, and on while `more` says so; fewer if no pair is left.
 pub fn learn(
-    words: &Words,
+    text: Text,
+    rules: Rules,
     characters: &[(char, u64)],
+    limits: Limits,
     wanted: usize,
     mut more: impl FnMut(&[String]) -> Result<bool>,
 ) -> Result<Vec<String>> {
-    let mut learner = Learner::new(words, characters)?;
+    let mut learner = Learner::new(text, rules, characters, limits);
     let mut merges: Vec<String> = Vec::new();
     let mut seen = HashSet::new();
     let mut go_on = false;
@@ -119,112 +130,108 @@ pub fn learn(
     Ok(merges)
 }
 
-impl<'a> Learner<'a> {
-    fn new(words: &'a Words, characters: &[(char, u64)]) -> Result<Self> {
-        let rules = words.rules();
+impl Learner {
+    fn new(text: Text, rules: Rules, characters: &[(char, u64)], limits: Limits) -> Self {
         let symbols: Vec<_> = characters
             .iter()
-            .map(|(c, _)| Symbol { text: c.to_string().into(), shape: Shape::of(*c, rules) })
+            .map(|(c, _)| Symbol { text: c.to_string().into(), shape: Shape::of(*c, &rules) })
             .collect();
-        let ids: std::collections::HashMap<char, u32> = characters.iter().map(|(c, _)| *c).zip(0..).collect();
-        let mut slots = vec![BARRIER];
-        let mut weights: Vec<(u32, u64)> = Vec::new();
-        let mut has_unknown = false;
-        for (word, count) in words.sorted() {
-            let Ok(start) = u32::try_from(slots.len() + word.len()).map(|_| slots.len() as u32) else {
-                return Err(Error::invalid("the text to train on has more than 4 thousand million characters")
-                    .hint("train on a sample: lower `lines`"));
-            };
-            if weights.last().is_none_or(|(_, last)| *last != count) {
-                weights.push((start, count));
-            }
-            for c in word.chars() {
-                let id = ids.get(&c).copied().unwrap_or(BARRIER);
-                has_unknown |= id == BARRIER;
-                slots.push(id);
-            }
-            slots.push(BARRIER);
-        }
         let mut learner = Self {
             rules,
-            slots,
-            weights,
-            neighbours: Neighbours::default(),
-            census: Census::new(symbols.len() + usize::from(has_unknown)),
+            limits,
+            census: Census::new(symbols.len() + usize::from(text.has_unknown())),
+            text,
+            lengths: vec![1; symbols.len()],
+            symbols_before: symbols.len(),
             symbols,
             pairs: Vec::new(),
+            floor: 0,
             index: PairMap::default(),
-            pool: Vec::new(),
+            places: Vec::new(),
             agenda: Agenda::new(Vec::new(), |_, _| false),
             set_aside: Vec::new(),
             refreshes: 0,
             cut: 0,
-            touched: Vec::new(),
-            newborn: Vec::new(),
+            parts: Vec::new(),
         };
-        learner.find_pairs();
-        Ok(learner)
+        learner.begin();
+        learner
     }
 
-    /// Counts the pairs of the text as it stands, and lists where they are.
-    fn find_pairs(&mut self) {
-        let mut at_slot = vec![FORBIDDEN; self.slots.len()];
-        let mut occurrences: Vec<usize> = Vec::new();
-        let mut run = 0;
-        for (slot, found) in at_slot.iter_mut().enumerate().skip(1) {
-            run += usize::from(self.weights.get(run + 1).is_some_and(|(start, _)| *start as usize == slot));
-            let weight = self.weights[run].1;
-            let (left, Some(&right)) = (self.slots[slot], self.slots.get(slot + 1)) else { break };
-            if left == BARRIER || right == BARRIER {
-                continue;
-            }
-            let pair = self.pair(left, right);
-            if pair != FORBIDDEN {
-                occurrences.resize(self.pairs.len(), 0);
-                occurrences[pair as usize] += 1;
-                self.pairs[pair as usize].count += weight;
-                *found = pair;
-            }
+    /// Finds the pairs of characters, and a floor under which lie most of them but not the active ones.
+    fn begin(&mut self) {
+        let joins = |left, right, _| join(&self.symbols, left, right, &self.rules).is_some();
+        let (found, places) = scan::pairs(&self.text, &self.lengths, joins);
+        self.census.born(found.len());
+        self.places = places;
+        let kept = 4 * self.census.active();
+        self.floor = 1;
+        if found.len() > self.limits.few_pairs.max(kept) {
+            let mut counts: Vec<u64> = found.iter().map(|pair| pair.count).collect();
+            self.floor = *counts.select_nth_unstable_by(kept, |a, b| b.cmp(a)).1;
         }
-        let mut start = 0;
-        for (pair, occurrences) in self.pairs.iter_mut().zip(&occurrences) {
-            pair.places = Places::Pool(start, start);
-            start += occurrences;
+        let floor = self.floor;
+        self.keep(found.iter().filter(|pair| pair.count >= floor).map(|pair| (pair, pair.start as usize)));
+        // Over the places of the pairs that are not kept.
+        self.close_gaps();
+    }
+
+    /// Lowers the floor, and finds the pairs that are above it now.
+    fn lower_floor(&mut self) {
+        self.close_gaps();
+        self.floor = (self.floor / 4).max(1);
+        let wanted = |left, right, count| {
+            count >= self.floor
+                && !self.index.contains_key(&pair_key(left, right))
+                && join(&self.symbols, left, right, &self.rules).is_some()
+        };
+        let (found, places) = scan::pairs(&self.text, &self.lengths, wanted);
+        let mut starts = Vec::new();
+        for pair in &found {
+            starts.push(self.places.len());
+            let range = pair.start as usize..(pair.start + pair.places) as usize;
+            self.places.extend(places[range].iter().map(|place| AtomicU32::new(place.load(Relaxed))));
         }
-        self.pool = vec![0; start];
-        for (slot, pair) in (0..).zip(&at_slot) {
-            if *pair != FORBIDDEN
-                && let Places::Pool(_, end) = &mut self.pairs[*pair as usize].places
-            {
-                self.pool[*end] = slot;
-                *end += 1;
-            }
+        self.keep(found.iter().zip(starts));
+    }
+
+    /// Keeps pairs whose places begin there.
+    fn keep<'f>(&mut self, found: impl Iterator<Item = (&'f Found, usize)>) {
+        let mut entries = std::mem::replace(&mut self.agenda, Agenda::new(Vec::new(), |_, _| false)).into_entries();
+        for (&Found { left, right, count, places, .. }, start) in found {
+            // What came up since the last refresh is active until the next, as if it had been frequent then. What was
+            // there was below the floor, and so not active.
+            let is_new = left.max(right) as usize >= self.symbols_before;
+            let before = (self.refreshes, if is_new { u64::MAX } else { 0 });
+            let pair = self.pairs.len() as u32;
+            self.pairs.push(Pair { left, right, count, before, start, places, state: State::Open });
+            self.index.insert(pair_key(left, right), pair);
+            self.census.enter(count);
+            entries.push(Entry { count, pair });
         }
-        let entries: Vec<_> =
-            (0..).zip(&self.pairs).map(|(pair, Pair { count, .. })| Entry { count: *count, pair }).collect();
-        entries.iter().for_each(|entry| self.census.enter(entry.count));
         self.agenda = Agenda::new(entries, before(&self.pairs, &self.symbols));
-        self.newborn.clear();
     }
 
-    /// The pair of two symbols, made if it is new; [`FORBIDDEN`] if they may not be joined.
-    fn pair(&mut self, left: u32, right: u32) -> u32 {
-        let key = pair_key(left, right);
-        if let Some(&pair) = self.index.get(&key) {
-            return pair;
+    /// Moves the places of the open pairs together, and forgets those where the pair is no more.
+    fn close_gaps(&mut self) {
+        let mut order: Vec<&mut Pair> = self.pairs.iter_mut().filter(|pair| pair.places > 0).collect();
+        order.sort_unstable_by_key(|pair| pair.start);
+        let mut end = 0;
+        for pair in order {
+            let from = std::mem::replace(&mut pair.start, end);
+            let length = self.lengths[pair.left as usize];
+            for place in from..from + pair.places as usize {
+                let slot = *self.places[place].get_mut();
+                if self.text.at(slot as usize) == pair.left && self.text.at((slot + length) as usize) == pair.right
+                {
+                    *self.places[end].get_mut() = slot;
+                    end += 1;
+                }
+            }
+            pair.places = (end - pair.start) as u32;
         }
-        let (l, r) = (self.symbols[left as usize].shape, self.symbols[right as usize].shape);
-        let mut pair = FORBIDDEN;
-        if l.join(r, self.rules).is_some() {
-            pair = self.pairs.len() as u32;
-            // New pairs are active until the next refresh: as if they had been frequent at the last one.
-            let before = (self.refreshes, u64::MAX);
-            let places = Places::Own(Vec::new());
-            self.pairs.push(Pair { left, right, count: 0, before, places, state: State::Open });
-            self.newborn.push(pair);
-        }
-        self.index.insert(key, pair);
-        pair
+        self.places.truncate(end);
+        self.places.shrink_to_fit();
     }
 
     fn text(&self, pair: u32) -> String {
@@ -234,8 +241,14 @@ impl<'a> Learner<'a> {
 
     /// Sets anew which pairs are active.
     fn refresh(&mut self) {
+        self.cut = loop {
+            match self.census.cut(self.floor) {
+                Some(cut) => break cut,
+                None => self.lower_floor(),
+            }
+        };
         self.refreshes += 1;
-        self.cut = self.census.cut();
+        self.symbols_before = self.symbols.len();
         for entry in std::mem::take(&mut self.set_aside) {
             self.agenda.push(entry, before(&self.pairs, &self.symbols));
         }
@@ -243,6 +256,21 @@ impl<'a> Learner<'a> {
 
     /// The active pair of highest count; of equal ones the shorter, then the one that comes first in code order.
     fn best(&mut self) -> Option<u32> {
+        loop {
+            let best = self.best_kept();
+            if self.floor <= 1 || best.is_some_and(|best| self.pairs[best as usize].count >= self.floor) {
+                return best;
+            }
+            // A pair that is not kept may come first.
+            if let Some(pair) = best {
+                let entry = Entry { count: self.pairs[pair as usize].count, pair };
+                self.agenda.push(entry, before(&self.pairs, &self.symbols));
+            }
+            self.lower_floor();
+        }
+    }
+
+    fn best_kept(&mut self) -> Option<u32> {
         while let Some(entry) = self.agenda.pop(before(&self.pairs, &self.symbols)) {
             let Pair { count, before: (refresh, earlier), state, .. } = self.pairs[entry.pair as usize];
             if state != State::Open || count == 0 {
@@ -265,89 +293,72 @@ impl<'a> Learner<'a> {
         let pair = &mut self.pairs[pair as usize];
         pair.state = State::Closed;
         self.census.leave(pair.count);
+        self.census.died();
     }
 
     /// Replaces every occurrence of `best` by a new symbol.
     fn merge(&mut self, best: u32, text: &str) {
-        let Pair { left, right, .. } = self.pairs[best as usize];
-        let (l, r) = (self.symbols[left as usize].shape, self.symbols[right as usize].shape);
-        let Some(shape) = l.join(r, self.rules) else { return };
+        let Pair { left, right, start, places, .. } = self.pairs[best as usize];
+        let Some(shape) = join(&self.symbols, left, right, &self.rules) else { return };
         let union = self.symbols.len() as u32;
         self.symbols.push(Symbol { text: text.into(), shape });
-        self.neighbours.begin(self.symbols.len());
-        let places = std::mem::replace(&mut self.pairs[best as usize].places, Places::Pool(0, 0));
-        match places {
-            Places::Own(places) => {
-                places.iter().for_each(|&at| self.replace(best, (left, l), (right, r), union, at))
-            }
-            Places::Pool(start, end) => {
-                for place in start..end {
-                    self.replace(best, (left, l), (right, r), union, self.pool[place]);
-                }
-            }
-        }
-        for pair in std::mem::take(&mut self.newborn) {
-            let count = self.pairs[pair as usize].count;
-            self.census.enter(count);
-            if count > 0 {
-                self.agenda.push(Entry { count, pair }, before(&self.pairs, &self.symbols));
-            }
-        }
-        for (pair, earlier) in std::mem::take(&mut self.touched) {
-            self.census.leave(earlier);
-            self.census.enter(self.pairs[pair as usize].count);
-        }
-    }
+        self.lengths.push(shape.length as u32);
+        let [left_length, right_length] = [left, right].map(|symbol| self.lengths[symbol as usize] as usize);
+        let merge = Merge { left, right, union, left_length, right_length };
+        let range = start..start + places as usize;
+        self.pairs[best as usize].places = 0;
 
-    /// One occurrence of `best` at the slot `at`, if it is still there.
-    fn replace(&mut self, best: u32, (left, l): (u32, Shape), (right, r): (u32, Shape), union: u32, at: u32) {
-        let first = at as usize;
-        let middle = first + l.length;
-        if self.slots[first] != left || self.slots[middle] != right {
-            return;
-        }
-        let end = middle + r.length;
-        let (previous, next) = (self.slots[first - 1], self.slots[end]);
-        let weight = self.weight(at);
-        if previous != BARRIER {
-            let start = at - self.symbols[previous as usize].shape.length as u32;
-            if let Some(pair) = self.neighbour(Side::BeforeOld, previous, (previous, left)) {
-                self.lose(pair, best, weight, union);
-            }
-            if let Some(pair) = self.neighbour(Side::BeforeNew, previous, (previous, union)) {
-                self.gain(pair, start, weight);
-            }
-        }
-        if next != BARRIER {
-            if let Some(pair) = self.neighbour(Side::AfterOld, next, (right, next)) {
-                self.lose(pair, best, weight, union);
-            }
-            if let Some(pair) = self.neighbour(Side::AfterNew, next, (union, next)) {
-                self.gain(pair, at, weight);
-            }
-        }
-        self.slots[middle - 1] = INSIDE;
-        self.slots[middle] = INSIDE;
-        self.slots[first] = union;
-        self.slots[end - 1] = union;
-    }
-
-    /// The pair that a neighbour is or will be part of: looked up once in a step.
-    fn neighbour(&mut self, side: Side, symbol: u32, (left, right): (u32, u32)) -> Option<u32> {
-        let pair = match self.neighbours.get(side, symbol) {
-            Some(pair) => pair,
-            None => {
-                let pair = self.pair(left, right);
-                self.neighbours.set(side, symbol, pair);
-                pair
-            }
+        let mut parts = std::mem::take(&mut self.parts);
+        let shares = self.shares(range);
+        parts.resize_with(shares.len().max(parts.len()), Part::default);
+        let symbols = self.symbols.len();
+        let replace = |(part, share): (&mut Part, &Range<usize>)| {
+            part.replace(&merge, &self.text, &self.places[share.clone()], symbols);
         };
-        (pair != FORBIDDEN).then_some(pair)
+        let used = &mut parts[..shares.len()];
+        match &mut *used {
+            [only] => replace((only, &shares[0])),
+            several => several.par_iter_mut().zip(&shares).for_each(replace),
+        }
+        let end = self.places.len();
+        if let [first, others @ ..] = &mut *used {
+            first.absorb(others);
+            self.settle(first, &merge, best);
+            first.share(others);
+        }
+        let listed = &self.places[end..];
+        match used {
+            [only] => only.list(&self.lengths, listed),
+            several => several.par_iter_mut().for_each(|part| part.list(&self.lengths, listed)),
+        }
+        self.parts = parts;
     }
 
-    /// An occurrence of `pair` has gone. Where SentencePiece meets a closed pair again it makes it anew, without
+    /// What a merge did to other pairs: the old ones with its halves grew rarer, the new ones with the union came up.
+    fn settle(&mut self, part: &mut Part, merge: &Merge, best: u32) {
+        let &Merge { left, right, union, .. } = merge;
+        let mut listed = 0;
+        for symbol in part.before.symbols() {
+            let tally = part.before.of(symbol);
+            if symbol != union {
+                self.lose((symbol, left), tally.count, best);
+            }
+            tally.next = self.gain((symbol, union), tally.count, tally.occurrences, &mut listed);
+        }
+        for symbol in part.after.symbols() {
+            let tally = part.after.of(symbol);
+            self.lose((right, symbol), tally.count, best);
+            let overlap = if symbol == left { part.overlap } else { 0 };
+            tally.next = self.gain((union, symbol), tally.count - overlap, tally.occurrences, &mut listed);
+        }
+        self.places.resize_with(self.places.len() + listed as usize, AtomicU32::default);
+    }
+
+    /// Occurrences of a pair have gone. Where SentencePiece meets a closed pair again it makes it anew, without
     /// occurrences: it is never merged but counts among all pairs.
-    fn lose(&mut self, number: u32, best: u32, weight: u64, union: u32) {
+    fn lose(&mut self, (left, right): (u32, u32), count: u64, best: u32) {
+        // A pair that is not there is not kept, or may not be joined.
+        let Some(&number) = self.index.get(&pair_key(left, right)) else { return };
         if number == best {
             return;
         }
@@ -357,41 +368,66 @@ impl<'a> Learner<'a> {
                 if pair.before.0 != self.refreshes {
                     pair.before = (self.refreshes, pair.count);
                 }
-                let is_new = pair.left == union || pair.right == union;
-                if !is_new && self.neighbours.touch(number) {
-                    self.touched.push((number, pair.count));
-                }
-                pair.count -= weight;
+                self.census.leave(pair.count);
+                pair.count -= count;
+                self.census.enter(pair.count);
             }
             State::Closed => {
                 pair.state = State::Revived;
+                self.census.born(1);
                 self.census.enter(0);
             }
             State::Revived => {}
         }
     }
 
-    fn gain(&mut self, pair: u32, at: u32, weight: u64) {
-        let pair = &mut self.pairs[pair as usize];
-        pair.count += weight;
-        if let Places::Own(places) = &mut pair.places {
-            places.push(at);
+    /// A pair has come up. Gives the place among those listed where its own begin, if it is kept.
+    fn gain(&mut self, (left, right): (u32, u32), count: u64, occurrences: u32, listed: &mut u32) -> u32 {
+        if join(&self.symbols, left, right, &self.rules).is_none() {
+            return UNLISTED;
         }
+        self.census.born(1);
+        if count < self.floor {
+            return UNLISTED;
+        }
+        let pair = self.pairs.len() as u32;
+        let start = self.places.len() + *listed as usize;
+        // Active until the next refresh, as if it had been frequent at the last one.
+        let before = (self.refreshes, u64::MAX);
+        self.pairs.push(Pair { left, right, count, before, start, places: occurrences, state: State::Open });
+        self.index.insert(pair_key(left, right), pair);
+        self.census.enter(count);
+        self.agenda.push(Entry { count, pair }, self::before(&self.pairs, &self.symbols));
+        std::mem::replace(listed, *listed + occurrences)
     }
 
-    /// The count of the word that a slot lies in.
-    fn weight(&self, slot: u32) -> u64 {
-        match self.weights.last() {
-            Some((start, count)) if slot >= *start => *count,
-            _ => {
-                let after = self.weights.partition_point(|(start, _)| *start <= slot);
-                self.weights[after.saturating_sub(1)].1
+    /// A range of places, cut between words, into a part for each thread.
+    fn shares(&self, places: Range<usize>) -> Vec<Range<usize>> {
+        let threads = if places.len() > self.limits.few_places { rayon::current_num_threads() } else { 1 };
+        let place = |place: usize| self.places[place].load(Relaxed) as usize;
+        let mut shares = Vec::new();
+        let mut start = places.start;
+        for part in 1..threads {
+            let mut end = start.max(places.start + places.len() * part / threads);
+            while end > start && end < places.end && !self.text.is_parted(place(end - 1)..place(end)) {
+                end += 1;
+            }
+            if end > start {
+                shares.push(start..end);
+                start = end;
             }
         }
+        shares.push(start..places.end);
+        shares
     }
 }
 
-/// Which of two entries is to be merged first.
+/// The shape of two symbols as one, if they may be joined.
+fn join(symbols: &[Symbol], left: u32, right: u32, rules: &Rules) -> Option<Shape> {
+    symbols[left as usize].shape.join(symbols[right as usize].shape, rules)
+}
+
+/// Which of two entries is to be merged first. Two spellings of one text: the one that came up first.
 fn before<'a>(pairs: &'a [Pair], symbols: &'a [Symbol]) -> impl Fn(Entry, Entry) -> bool + 'a {
     let parts = |entry: Entry| {
         let Pair { left, right, .. } = pairs[entry.pair as usize];
@@ -404,86 +440,6 @@ fn before<'a>(pairs: &'a [Pair], symbols: &'a [Symbol]) -> impl Fn(Entry, Entry)
     };
     move |a, b| {
         let order = b.count.cmp(&a.count).then_with(|| length(a).cmp(&length(b)));
-        order.then_with(|| compare_texts(a, b)).is_lt()
-    }
-}
-
-/// How many pairs have which count: gives the count of the last active pair without sorting.
-struct Census {
-    by_count: Vec<usize>,
-    pairs: usize,
-    single: usize,
-}
-
-impl Census {
-    fn new(single: usize) -> Self {
-        Self { by_count: vec![0; FREQUENT + 1], pairs: 0, single }
-    }
-
-    fn enter(&mut self, count: u64) {
-        self.by_count[count.min(FREQUENT as u64) as usize] += 1;
-        self.pairs += 1;
-    }
-
-    fn leave(&mut self, count: u64) {
-        self.by_count[count.min(FREQUENT as u64) as usize] -= 1;
-        self.pairs -= 1;
-    }
-
-    /// The count of the last pair that is active; 0 if all are. Where several have that count, SentencePiece's choice
-    /// among them depends on its hash table; here all of them are active. Counts above [`FREQUENT`] are not told apart.
-    fn cut(&self) -> u64 {
-        let share = ((self.pairs + self.single) as f32 * ACTIVE_SHARE) as usize;
-        let active = share.max(ACTIVE_LEAST);
-        if active >= self.pairs {
-            return 0;
-        }
-        let mut above = 0;
-        let reaches = |pairs: &usize| {
-            above += pairs;
-            above >= active
-        };
-        self.by_count.iter().rev().position(reaches).map_or(0, |from_top| (FREQUENT - from_top) as u64)
-    }
-}
-
-#[derive(Clone, Copy)]
-enum Side {
-    BeforeOld,
-    BeforeNew,
-    AfterOld,
-    AfterNew,
-}
-
-/// What a step has looked up already: pairs by side and symbol, and the pairs that were touched.
-#[derive(Default)]
-struct Neighbours {
-    step: u32,
-    pairs: [Vec<(u32, u32)>; 4],
-    touched: Vec<u32>,
-}
-
-impl Neighbours {
-    fn begin(&mut self, symbols: usize) {
-        self.step += 1;
-        self.pairs.iter_mut().for_each(|pairs| pairs.resize(symbols, (0, 0)));
-    }
-
-    fn get(&self, side: Side, symbol: u32) -> Option<u32> {
-        let (step, pair) = self.pairs[side as usize][symbol as usize];
-        (step == self.step).then_some(pair)
-    }
-
-    fn set(&mut self, side: Side, symbol: u32, pair: u32) {
-        self.pairs[side as usize][symbol as usize] = (self.step, pair);
-    }
-
-    /// Whether this is the first time in this step.
-    fn touch(&mut self, pair: u32) -> bool {
-        let pair = pair as usize;
-        if self.touched.len() <= pair {
-            self.touched.resize(pair + 1, 0);
-        }
-        std::mem::replace(&mut self.touched[pair], self.step) != self.step
+        order.then_with(|| compare_texts(a, b)).then_with(|| a.pair.cmp(&b.pair)).is_lt()
     }
 }

@@ -1,15 +1,24 @@
 //! Training of byte-pair encodings by SentencePiece's rules: on the same lines the same pieces in the same order.
 
 mod agenda;
+mod census;
 mod merges;
+mod scan;
 mod shape;
+mod step;
+mod text;
 mod words;
+
+use std::borrow::Borrow;
 
 use prost::Message;
 
 use super::normalizer::Normalizer;
 use super::proto::{MODEL_TYPE_BPE, ModelProto, Piece, PieceKind, TrainerSpec, byte_piece};
 use crate::error::{Error, Result};
+
+use merges::Limits;
+use text::Text;
 
 pub use words::Words;
 
@@ -83,15 +92,18 @@ impl Rules {
 /// so far, after every hundred, and says whether the training is to go on beyond `vocab_size`, as far as the text has
 /// more to give; with its errors the training ends.
 ///
+/// Words that are given away are let go as soon as they are not needed. Uses the threads of Rayon's current pool; their
+/// number changes nothing.
+///
 /// Fails if `vocab_size` leaves no room for the single characters, or asks for more than the text has to give.
 pub fn train(
-    words: &Words,
+    words: impl Borrow<Words>,
     alphabet: Alphabet,
     vocab_size: usize,
     more: impl FnMut(&[String]) -> Result<bool>,
 ) -> Result<Trained> {
-    let rules = *words.rules();
-    let characters = words.alphabet(alphabet);
+    let rules = *words.borrow().rules();
+    let characters = words.borrow().alphabet(alphabet);
     let fixed = rules.meta_pieces().len() + characters.len();
     let Some(wanted) = vocab_size.checked_sub(fixed) else {
         return Err(Error::invalid(format!(
@@ -101,7 +113,9 @@ pub fn train(
         ))
         .hint(format!("ask for more than {fixed} pieces, or for fewer single characters")));
     };
-    let merges = merges::learn(words, &characters, wanted, more)?;
+    let text = Text::new(words.borrow(), &characters)?;
+    drop(words);
+    let merges = merges::learn(text, rules, &characters, Limits::DEFAULT, wanted, more)?;
     if merges.len() < wanted {
         return Err(Error::invalid(format!(
             "the text gives a vocabulary of {} pieces at most, not the {vocab_size} asked for",

@@ -1,69 +1,80 @@
 //! The text of a training as words and their counts: lines, normalised and cut before every space.
 
-use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use hashbrown::HashTable;
+use rayon::prelude::*;
 
 use super::super::normalizer::SPACE;
 use super::super::proto::Piece;
 use super::super::user_defined::UserDefined;
 use super::{Alphabet, Rules};
 
-/// Stands where a line has the text of a special piece; it is never counted and never part of a piece. (SentencePiece
-/// took the tab for this up to 0.2.1, and so left tabs out of all pieces; this follows 0.2.3, where they are ordinary.)
-const BOUNDARY: char = '\0';
+/// Stands where a line has the text of a special piece, and behind every word; it is never counted and never part of a
+/// piece. (SentencePiece took the tab for this up to 0.2.1, and so left tabs out of all pieces; this follows 0.2.3,
+/// where they are ordinary.)
+pub(super) const BOUNDARY: char = '\0';
 
 /// SentencePiece's mark for unknown characters; lines that have it are passed over.
 const RESERVED: char = '\u{2585}';
 
-/// The distinct words of all lines taken, with their counts. Memory: the text of the distinct words and about 100
-/// bytes for each.
+/// Lines that a thread takes at once.
+const BATCH: usize = 4096;
+/// Into so many parts the words are shared out by their hash, so that threads seldom meet.
+const SHARDS: usize = 64;
+/// [`Words::stretches`] are of about so many bytes.
+const STRETCH: usize = 1 << 20;
+
+/// The distinct words of all lines taken, with their counts. Memory: their text and one byte for each; while they are
+/// counted twice the text and about 70 bytes for each.
 pub struct Words {
     rules: Rules,
-    special: UserDefined,
-    counts: HashMap<Box<str>, u64>,
+    /// Every word with a [`BOUNDARY`] behind it, the most frequent first, then by text.
+    text: String,
+    /// From which byte of `text` on words have which count: descending counts.
+    counts: Vec<(usize, u64)>,
+    /// All characters but U+0000, most frequent first, then by code.
+    characters: Vec<(char, u64)>,
+    /// Whether a word holds a [`BOUNDARY`] itself.
+    parted: bool,
     lines: u64,
     too_long: u64,
-    normalized: String,
 }
 
 impl Words {
-    pub fn new(rules: Rules) -> Self {
+    /// The words of `lines` (without their line feeds); a line is passed over if it is empty or too long or holds
+    /// U+2585. Uses the threads of Rayon's current pool; their number changes nothing.
+    pub fn of<S: AsRef<str> + Sync>(rules: Rules, lines: &[S]) -> Self {
         let meta = rules.meta_pieces();
-        Self {
-            rules,
-            special: UserDefined::new((0..).zip(&meta).map(|(id, piece)| (Piece::text(piece), id))),
-            counts: HashMap::new(),
-            lines: 0,
-            too_long: 0,
-            normalized: String::new(),
-        }
+        let special = UserDefined::new((0..).zip(&meta).map(|(id, piece)| (Piece::text(piece), id)));
+        let shards: Vec<Mutex<Shard>> = (0..SHARDS).map(|_| Mutex::default()).collect();
+        let tallies = lines.par_chunks(BATCH).map_init(Cutter::default, |cutter, lines| {
+            let mut tally = (0, 0);
+            for line in lines.iter().map(AsRef::as_ref) {
+                if line.is_empty() || line.contains(RESERVED) {
+                    continue;
+                }
+                if line.len() > rules.max_sentence_length {
+                    tally.1 += 1;
+                    continue;
+                }
+                tally.0 += 1;
+                cutter.cut(line, &rules, &special);
+            }
+            cutter.hand_over(&shards);
+            tally
+        });
+        let (lines, too_long) = tallies.reduce(|| (0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+        let (text, counts, parted) = in_order(shards);
+        let mut words = Self { rules, text, counts, characters: Vec::new(), parted, lines, too_long };
+        words.characters = characters(&words.stretches());
+        words
     }
 
     pub fn rules(&self) -> &Rules {
         &self.rules
-    }
-
-    /// Takes a line (without its line feed), unless it is empty or too long or holds U+2585.
-    pub fn add(&mut self, line: &str) {
-        if line.is_empty() || line.contains(RESERVED) {
-            return;
-        }
-        if line.len() > self.rules.max_sentence_length {
-            self.too_long += 1;
-            return;
-        }
-        self.lines += 1;
-        let mut normalized = std::mem::take(&mut self.normalized);
-        self.rules.normalizer.normalize(line, &UserDefined::default(), &mut normalized);
-        if normalized.contains('<') {
-            normalized = self.hide_special(&normalized);
-        }
-        for word in split_at_spaces(&normalized, self.rules.allow_whitespace_only_pieces) {
-            match self.counts.get_mut(word) {
-                Some(count) => *count += 1,
-                None => _ = self.counts.insert(word.into(), 1),
-            }
-        }
-        self.normalized = normalized;
     }
 
     /// The lines that were taken.
@@ -76,85 +87,225 @@ impl Words {
         self.too_long
     }
 
-    fn hide_special(&self, text: &str) -> String {
-        let mut out = String::with_capacity(text.len());
-        let mut rest = text;
-        while let Some(c) = rest.chars().next() {
-            let length = match self.special.longest_prefix(rest.as_bytes()) {
-                Some((length, _)) => {
-                    out.push(BOUNDARY);
-                    length
-                }
-                None => {
-                    out.push(c);
-                    c.len_utf8()
-                }
-            };
-            rest = &rest[length..];
-        }
-        out
+    /// How many characters there are.
+    pub(super) fn characters(&self) -> usize {
+        self.characters.len()
     }
 
-    /// All words, most frequent first, then by text.
-    pub fn sorted(&self) -> Vec<(&str, u64)> {
-        let mut words: Vec<_> = self.counts.iter().map(|(word, count)| (&**word, *count)).collect();
-        words.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(b.0)));
-        words
+    /// Whether a special piece or U+0000 stands inside a word.
+    pub(super) fn is_parted(&self) -> bool {
+        self.parted
     }
 
-    /// All characters but U+0000, most frequent first, then by code.
-    fn characters(&self) -> Vec<(char, u64)> {
-        let mut counts: HashMap<char, u64> = HashMap::new();
-        for (word, count) in &self.counts {
-            for c in word.chars().filter(|c| *c != BOUNDARY) {
-                *counts.entry(c).or_default() += count;
+    /// All words in order, each with a [`BOUNDARY`] behind it, in stretches of words of one count.
+    pub(super) fn stretches(&self) -> Vec<(&str, u64)> {
+        let mut stretches = Vec::new();
+        let ends = self.counts.iter().skip(1).map(|(start, _)| *start).chain([self.text.len()]);
+        for (&(start, count), end) in self.counts.iter().zip(ends) {
+            let mut rest = &self.text[start..end];
+            while !rest.is_empty() {
+                let from = STRETCH.min(rest.len());
+                let boundary = memchr::memchr(BOUNDARY as u8, &rest.as_bytes()[from..]);
+                let (stretch, tail) = rest.split_at(boundary.map_or(rest.len(), |at| from + at + 1));
+                stretches.push((stretch, count));
+                rest = tail;
             }
         }
-        let mut characters: Vec<_> = counts.into_iter().collect();
-        characters.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-        characters
+        stretches
     }
 
     /// The single characters that become pieces, most frequent first, with their counts.
     pub fn alphabet(&self, alphabet: Alphabet) -> Vec<(char, u64)> {
-        let mut characters = self.characters();
-        match alphabet {
-            Alphabet::Characters(number) => characters.truncate(number),
+        let number = match alphabet {
+            Alphabet::Characters(number) => number.min(self.characters.len()),
             Alphabet::Coverage(coverage) => {
-                let all: u64 = characters.iter().map(|(_, count)| count).sum();
+                let all: u64 = self.characters.iter().map(|(_, count)| count).sum();
                 let mut covered = 0;
                 // SentencePiece compares in single precision.
                 let enough = |covered: u64| (covered as f64 / all as f64) as f32 >= coverage;
-                let kept = characters.iter().position(|(_, count)| {
+                let kept = self.characters.iter().position(|(_, count)| {
                     let stop = enough(covered);
                     covered += count;
                     stop
                 });
-                characters.truncate(kept.unwrap_or(characters.len()));
+                kept.unwrap_or(self.characters.len())
+            }
+        };
+        self.characters[..number].to_vec()
+    }
+}
+
+/// A thread's lines as words, before they are counted.
+#[derive(Default)]
+struct Cutter {
+    hasher: foldhash::fast::FixedState,
+    normalized: String,
+    text: String,
+    /// By shard: the hash of a word, and where it stands in `text`.
+    words: Vec<Vec<(u32, Range<u32>)>>,
+}
+
+impl Cutter {
+    fn cut(&mut self, line: &str, rules: &Rules, special: &UserDefined) {
+        rules.normalizer.normalize(line, &UserDefined::default(), &mut self.normalized);
+        if self.normalized.contains('<') {
+            self.normalized = hide_special(&self.normalized, special);
+        }
+        self.words.resize_with(SHARDS, Vec::new);
+        let mut start = self.text.len() as u32;
+        self.text.push_str(&self.normalized);
+        for word in split_at_spaces(&self.normalized, rules.allow_whitespace_only_pieces) {
+            let hash = self.hasher.hash_one(word);
+            let end = start + word.len() as u32;
+            self.words[hash as usize % SHARDS].push(((hash >> 32) as u32, start..end));
+            start = end;
+        }
+    }
+
+    /// Counts the words in their shards, and begins anew.
+    fn hand_over(&mut self, shards: &[Mutex<Shard>]) {
+        for (words, shard) in self.words.iter_mut().zip(shards) {
+            if !words.is_empty() {
+                let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+                for (hash, word) in words.drain(..) {
+                    shard.add(hash, &self.text[word.start as usize..word.end as usize]);
+                }
             }
         }
-        characters
+        self.text.clear();
     }
+}
+
+/// The words of some hashes.
+#[derive(Default)]
+struct Shard {
+    text: String,
+    words: Vec<Word>,
+    /// Hash and index of a word.
+    table: HashTable<(u32, u32)>,
+}
+
+struct Word {
+    start: usize,
+    length: u32,
+    count: u64,
+}
+
+impl Shard {
+    fn add(&mut self, hash: u32, text: &str) {
+        let spread = |hash: u32| u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let same =
+            |&(other, index): &(u32, u32)| other == hash && self.text_of(&self.words[index as usize]) == text;
+        match self.table.find(spread(hash), same) {
+            Some(&(_, index)) => self.words[index as usize].count += 1,
+            None => {
+                let word = Word { start: self.text.len(), length: text.len() as u32, count: 1 };
+                self.table.insert_unique(spread(hash), (hash, self.words.len() as u32), |(hash, _)| spread(*hash));
+                self.words.push(word);
+                self.text.push_str(text);
+            }
+        }
+    }
+
+    fn text_of(&self, word: &Word) -> &str {
+        &self.text[word.start..][..word.length as usize]
+    }
+}
+
+/// `text`, `counts` and `parted` of [`Words`].
+fn in_order(shards: Vec<Mutex<Shard>>) -> (String, Vec<(usize, u64)>, bool) {
+    let shards: Vec<Shard> = shards
+        .into_iter()
+        .map(|shard| {
+            let mut shard = shard.into_inner().unwrap_or_else(PoisonError::into_inner);
+            shard.table = HashTable::new();
+            shard
+        })
+        .collect();
+    let text_of = |&(shard, word): &(u32, u32)| {
+        let shard = &shards[shard as usize];
+        shard.text_of(&shard.words[word as usize])
+    };
+    // The first bytes decide most comparisons without a look at the text.
+    let mut order: Vec<(u64, u128, (u32, u32))> =
+        Vec::with_capacity(shards.iter().map(|shard| shard.words.len()).sum());
+    for (number, shard) in (0..).zip(&shards) {
+        for (index, word) in (0..).zip(&shard.words) {
+            let bytes = shard.text_of(word).as_bytes();
+            let mut first = [0; 16];
+            let length = bytes.len().min(16);
+            first[..length].copy_from_slice(&bytes[..length]);
+            order.push((word.count, u128::from_be_bytes(first), (number, index)));
+        }
+    }
+    order.par_sort_unstable_by(|a, b| {
+        b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)).then_with(|| text_of(&a.2).cmp(text_of(&b.2)))
+    });
+    let mut text = String::with_capacity(shards.iter().map(|shard| shard.text.len() + shard.words.len()).sum());
+    let mut counts: Vec<(usize, u64)> = Vec::new();
+    let mut parted = false;
+    for (count, _, word) in &order {
+        if counts.last().is_none_or(|(_, last)| last != count) {
+            counts.push((text.len(), *count));
+        }
+        let word = text_of(word);
+        parted |= word.contains(BOUNDARY);
+        text.push_str(word);
+        text.push(BOUNDARY);
+    }
+    (text, counts, parted)
+}
+
+fn characters(stretches: &[(&str, u64)]) -> Vec<(char, u64)> {
+    let all = char::MAX as usize + 1;
+    let share = stretches.len().div_ceil(rayon::current_num_threads()).max(1);
+    let tallies: Vec<Vec<u64>> = stretches
+        .par_chunks(share)
+        .map(|stretches| {
+            let mut tally = vec![0; all];
+            for (text, count) in stretches {
+                text.chars().for_each(|c| tally[c as usize] += count);
+            }
+            tally
+        })
+        .collect();
+    let count = |c: char| tallies.iter().map(|tally| tally[c as usize]).sum::<u64>();
+    let counts = (BOUNDARY..=char::MAX).skip(1).map(|c| (c, count(c)));
+    let mut characters: Vec<(char, u64)> = counts.filter(|(_, count)| *count > 0).collect();
+    characters.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    characters
+}
+
+fn hide_special(text: &str, special: &UserDefined) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let length = match special.longest_prefix(rest.as_bytes()) {
+            Some((length, _)) => {
+                out.push(BOUNDARY);
+                length
+            }
+            None => {
+                out.push(c);
+                c.len_utf8()
+            }
+        };
+        rest = &rest[length..];
+    }
+    out
 }
 
 /// Cuts before every space; with `runs` only before the first of several.
 fn split_at_spaces(text: &str, runs: bool) -> impl Iterator<Item = &str> {
-    let mut rest = text;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let mut after_space = false;
-        let cut = rest.char_indices().find(|&(at, c)| {
-            let is_space = c == SPACE;
-            let begins = at > 0 && is_space && !(runs && after_space);
-            after_space = is_space;
-            begins
-        });
-        let (word, tail) = rest.split_at(cut.map_or(rest.len(), |(at, _)| at));
-        rest = tail;
-        Some(word)
-    })
+    let spaces = text.match_indices(SPACE).map(|(at, _)| at);
+    let begins = move |at: &usize| *at > 0 && !(runs && text[..*at].ends_with(SPACE));
+    let mut start = 0;
+    let words = spaces.filter(begins).chain([text.len()]).map(move |end| {
+        let word = &text[start..end];
+        start = end;
+        word
+    });
+    words.filter(|word| !word.is_empty())
 }
 
 #[cfg(test)]
@@ -167,16 +318,40 @@ mod tests {
         assert_eq!(split("▁a▁▁b▁", false), ["▁a", "▁", "▁b", "▁"]);
         assert_eq!(split("▁▁a▁▁b▁▁▁", true), ["▁▁a", "▁▁b", "▁▁▁"]);
         assert_eq!(split("a▁b", false), ["a", "▁b"]);
+        assert_eq!(split("", false), [""; 0]);
     }
 
     #[test]
     fn special_pieces_part_words_and_long_lines_are_left_out() {
-        let mut words = Words::new(Rules { max_sentence_length: 12, ..Rules::SENTENCEPIECE });
-        for line in ["a<s>b", "", "▅", "thirteen byte"] {
-            words.add(line);
-        }
-        assert_eq!(words.sorted(), [("▁a\0b", 1)]);
+        let rules = Rules { max_sentence_length: 12, ..Rules::SENTENCEPIECE };
+        let words = Words::of(rules, &["a<s>b", "", "▅", "thirteen byte"]);
+        assert_eq!(words.stretches(), [("▁a\0b\0", 1)]);
         assert_eq!((words.lines(), words.too_long()), (1, 1));
         assert_eq!(words.alphabet(Alphabet::Characters(9)), [('a', 1), ('b', 1), ('▁', 1)]);
+    }
+
+    #[test]
+    fn words_stand_by_count_and_text_on_any_number_of_threads() {
+        let lines: Vec<String> =
+            (0..20_000).map(|n| format!("{} the {} 山{}", n % 700, n % 7, "谷".repeat(n % 90))).collect();
+        let on = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| Words::of(Rules::SENTENCEPIECE, &lines))
+        };
+        let words = on(1);
+        let mut expected: std::collections::HashMap<String, u64> = std::collections::HashMap::new();
+        for word in lines.iter().flat_map(|line| line.split(' ')) {
+            *expected.entry(format!("▁{word}")).or_default() += 1;
+        }
+        let mut expected: Vec<_> =
+            expected.into_iter().map(|(word, count)| (std::cmp::Reverse(count), word)).collect();
+        expected.sort();
+        let found = words.stretches().into_iter().flat_map(|(text, count)| {
+            text.split_terminator(BOUNDARY).map(move |word| (std::cmp::Reverse(count), word.to_owned()))
+        });
+        assert_eq!(found.collect::<Vec<_>>(), expected);
+        let others = on(3);
+        assert!(words.text == others.text && words.counts == others.counts);
+        assert_eq!(words.characters, others.characters);
     }
 }
