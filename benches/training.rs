@@ -114,7 +114,7 @@ fn median_step(shape: &Shape, lora: bool) -> cmx::error::Result<f64> {
         let scale = 1.0 / batch.predictions() as f32;
         model.train(&batch, scale, Pass::new(1, step), 0.0, false, &mut gradients)?;
         let norm = global_norm(&mut gradients)?;
-        optimiser.step(&parameters, &mut gradients, clipping(norm, 1.0), 1e-4, step)?;
+        optimiser.step(&parameters, &mut gradients, clipping(norm, 1.0), |_| 1e-4, step)?;
         times.push(started.elapsed().as_secs_f64());
     }
     let mut timed = times[2..].to_vec();

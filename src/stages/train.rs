@@ -14,7 +14,7 @@ use crate::corpus::Blocks;
 use crate::error::{Context, Error, Result, nearest};
 use crate::events::Unit;
 use crate::model::Mixtral;
-use crate::training::{self, Adam, Host, Mix, Report, Scheduler, Settings, Validation, tensorboard};
+use crate::training::{self, Adam, Host, Mix, Report, ScheduleShape, Scheduler, Settings, Validation, tensorboard};
 use crate::weights::adapter::{self, AdapterConfig};
 use crate::weights::rewrite::{Companions, Sharing, share_companions};
 
@@ -34,10 +34,17 @@ pub struct Train {
     method: Method,
     quantization: Quantization,
     recipe: Recipe,
+    /// The peak.
     learning_rate: f64,
+    /// That of embedding and output; `learning_rate` when left out.
+    embedding_learning_rate: Option<f64>,
     scheduler: Scheduler,
     /// The part of all steps in which the learning rate rises from 0.
     warmup_ratio: f64,
+    /// The part of all steps in which it falls, with `scheduler = "warmup_stable_decay"`.
+    decay_ratio: f64,
+    /// What is left of the peak at the end, with `"cosine"` and `"warmup_stable_decay"`.
+    min_lr_ratio: f64,
     /// Passes over the mix.
     epochs: f64,
     /// Steps in all, in place of `epochs`.
@@ -110,7 +117,7 @@ struct LoraSettings {
 
 impl Stage for Train {
     const KIND: &'static str = "train";
-    const REVISION: u32 = 2;
+    const REVISION: u32 = 3;
 
     fn run(&self, work: &mut Work) -> Result<()> {
         self.check()?;
@@ -206,6 +213,7 @@ impl Train {
         };
         for (name, value) in [
             ("learning_rate", self.learning_rate),
+            ("embedding_learning_rate", self.embedding_learning_rate.unwrap_or_default()),
             ("epochs", self.epochs),
             ("weight_decay", self.weight_decay),
             ("max_grad_norm", self.max_grad_norm),
@@ -219,8 +227,21 @@ impl Train {
         if self.epsilon.is_nan() || self.epsilon <= 0.0 {
             return wrong("epsilon", self.epsilon, "above 0");
         }
-        if !(0.0..=1.0).contains(&self.warmup_ratio) {
-            return wrong("warmup_ratio", self.warmup_ratio, "between 0 and 1");
+        for (name, value) in [
+            ("warmup_ratio", self.warmup_ratio),
+            ("decay_ratio", self.decay_ratio),
+            ("min_lr_ratio", self.min_lr_ratio),
+        ] {
+            if !(0.0..=1.0).contains(&value) {
+                return wrong(name, value, "between 0 and 1");
+            }
+        }
+        if self.min_lr_ratio > 0.0 && !matches!(self.scheduler, Scheduler::Cosine | Scheduler::WarmupStableDecay) {
+            return Err(Error::invalid(format!(
+                "`min_lr_ratio` is {}, but this scheduler has no floor",
+                self.min_lr_ratio
+            ))
+            .hint("set `scheduler` to \"cosine\" or \"warmup_stable_decay\", or leave `min_lr_ratio` out"));
         }
         for (name, value) in [("beta1", self.beta1), ("beta2", self.beta2), ("lora.dropout", self.lora.dropout)] {
             if !(0.0..1.0).contains(&value) {
@@ -264,8 +285,13 @@ impl Train {
             batch_size: self.batch_size,
             gradient_accumulation_steps: self.gradient_accumulation_steps,
             learning_rate: self.learning_rate,
-            scheduler: self.scheduler,
-            warmup_ratio: self.warmup_ratio,
+            embedding_learning_rate: self.embedding_learning_rate,
+            schedule: ScheduleShape {
+                scheduler: self.scheduler,
+                warmup_ratio: self.warmup_ratio,
+                decay_ratio: self.decay_ratio,
+                min_lr_ratio: self.min_lr_ratio,
+            },
             adam: Adam {
                 beta1: self.beta1,
                 beta2: self.beta2,

@@ -15,8 +15,14 @@ pub struct Adam {
     pub beta1: f64,
     pub beta2: f64,
     pub epsilon: f64,
-    /// Decoupled; not applied to norms, as transformers does not.
+    /// Decoupled; of the parameters that [`decays`] names.
     pub weight_decay: f64,
+}
+
+/// Whether weight decay applies to the parameter of that name: to all but norms (Mixtral has no biases), as in
+/// transformers' Trainer. So to adapters, and to embedding and output, too.
+pub fn decays(name: &str) -> bool {
+    !name.ends_with("norm.weight")
 }
 
 /// The optimiser's state: two moments per trained parameter.
@@ -32,7 +38,8 @@ impl AdamW {
         Self { adam, first: zeros(), second: zeros() }
     }
 
-    /// Changes the parameters by their gradients times `scale`. `done` steps were made before this one.
+    /// Changes the parameters by their gradients times `scale`. `rate` is the learning rate of the parameter of that
+    /// name; `done` steps were made before this one.
     ///
     /// As torch: m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², p ← p·(1 − rate·decay) − rate/(1−β₁ᵗ) · m/(√(v/(1−β₂ᵗ)) + ε).
     pub fn step(
@@ -40,18 +47,18 @@ impl AdamW {
         parameters: &[&Parameter],
         gradients: &mut Gradients,
         scale: f32,
-        rate: f64,
+        rate: impl Fn(&str) -> f64,
         done: u64,
     ) -> Result<()> {
         let Adam { beta1, beta2, epsilon, weight_decay } = self.adam;
         let time = (done + 1) as f64;
-        let step = (rate / (1.0 - beta1.powf(time))) as f32;
         let root = (1.0 - beta2.powf(time)).sqrt() as f32;
         let (b1, b2, epsilon) = (beta1 as f32, beta2 as f32, epsilon as f32);
         let (new1, new2) = ((1.0 - beta1) as f32, (1.0 - beta2) as f32);
         for (index, parameter) in parameters.iter().enumerate() {
-            let decays = !parameter.name.ends_with("norm.weight");
-            let keep = if decays { (1.0 - rate * weight_decay) as f32 } else { 1.0 };
+            let rate = rate(&parameter.name);
+            let step = (rate / (1.0 - beta1.powf(time))) as f32;
+            let keep = if decays(&parameter.name) { (1.0 - rate * weight_decay) as f32 } else { 1.0 };
             let (first, second) = (&mut self.first[index], &mut self.second[index]);
             let gradient = View::of(gradients.get(index)?)?;
             ops::modify(&parameter.value, |values| {
@@ -95,28 +102,57 @@ pub fn clipping(norm: f64, bound: f64) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
-    /// Three steps of torch.optim.AdamW(lr=0.1, weight_decay=0.5, betas=(0.9, 0.99)) on [1, -2] with gradients
-    /// [0.5, -1], [0.25, 3], [-1, 0.125] give these numbers.
+    /// What `tests/golden/make_schedules.py` wrote.
+    fn golden() -> Value {
+        serde_json::from_str(include_str!("../../tests/golden/schedules.json")).unwrap()
+    }
+
+    /// Three steps of torch.optim.AdamW with groups of parameters that have rates and decays of their own.
     #[test]
     fn as_torch() {
-        let parameter = Parameter::frozen("w", ops::tensor(vec![1.0, -2.0], 2).unwrap());
+        let golden = &golden()["adam"];
+        let numbers = |value: &Value| serde_json::from_value::<Vec<f32>>(value.clone()).unwrap();
+        let parameters: Vec<Parameter> = (0..3)
+            .map(|at| {
+                let start = ops::tensor(numbers(&golden["start"][at]), 2).unwrap();
+                Parameter::frozen(golden["names"][at].as_str().unwrap(), start)
+            })
+            .collect();
+        let parameters: Vec<&Parameter> = parameters.iter().collect();
         let adam = Adam { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.5 };
-        let mut optimiser = AdamW::new(adam, &[&parameter]);
-        let mut gradients = Gradients::of(&[&parameter]).unwrap();
-        for (done, gradient) in [[0.5f32, -1.0], [0.25, 3.0], [-1.0, 0.125]].into_iter().enumerate() {
+        let mut optimiser = AdamW::new(adam, &parameters);
+        let mut gradients = Gradients::of(&parameters).unwrap();
+        for (done, step) in (0..).zip(golden["gradients"].as_array().unwrap()) {
             gradients.clear();
-            ops::modify(gradients.get(0).unwrap(), |g| g.copy_from_slice(&gradient)).unwrap();
-            optimiser.step(&[&parameter], &mut gradients, 1.0, 0.1, done as u64).unwrap();
+            for at in 0..3 {
+                ops::modify(gradients.get(at).unwrap(), |g| g.copy_from_slice(&numbers(&step[at]))).unwrap();
+            }
+            let rate = |name: &str| if name.contains("embed") { 0.02 } else { 0.1 };
+            optimiser.step(&parameters, &mut gradients, 1.0, rate, done).unwrap();
         }
-        let values = parameter.value.to_vec1::<f32>().unwrap();
-        for (ours, torch) in values.iter().zip(AS_TORCH) {
-            assert!((ours - torch).abs() < 1e-6, "{ours} {torch}");
+        for (at, parameter) in parameters.iter().enumerate() {
+            let ours = parameter.value.to_vec1::<f32>().unwrap();
+            for (ours, torch) in ours.iter().zip(numbers(&golden["end"][at])) {
+                assert!((ours - torch).abs() < 1e-6, "{}: {ours} {torch}", parameter.name);
+            }
         }
     }
 
-    const AS_TORCH: [f32; 2] = [0.6990298, -1.7120775];
+    /// The groups that transformers' Trainer makes of a Mixtral, trained whole or through adapters.
+    #[test]
+    fn decays_what_the_trainer_decays() {
+        for method in ["full", "lora"] {
+            let golden = golden()["decayed"][method].as_object().unwrap().clone();
+            assert!(golden.len() >= 9);
+            for (name, expected) in golden {
+                assert_eq!(decays(&name), expected, "{name}");
+            }
+        }
+    }
 
     #[test]
     fn clips_only_what_is_too_long() {

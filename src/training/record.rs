@@ -18,6 +18,9 @@ pub struct Record {
     pub loss: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
+    /// That of embedding and output, where it is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embedding_learning_rate: Option<f64>,
     /// Before clipping.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gradient_norm: Option<f64>,

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use super::checkpoint::Checkpoints;
 use super::optimiser::{Adam, AdamW, clipping, global_norm};
-use super::{Extent, Mix, Plan, Record, Records, Schedule, Scheduler};
+use super::schedule::{Schedule, Shape};
+use super::{Extent, Mix, Plan, Record, Records};
 use crate::corpus::Blocks;
 use crate::error::{Error, Result};
 use crate::model::{Batch, Gradients, Loss, Mixtral, Pass};
@@ -21,9 +22,11 @@ pub struct Settings {
     pub batch_size: usize,
     /// Micro-batches of a step.
     pub gradient_accumulation_steps: usize,
+    /// The peak.
     pub learning_rate: f64,
-    pub scheduler: Scheduler,
-    pub warmup_ratio: f64,
+    /// That of embedding and output, where it is another one.
+    pub embedding_learning_rate: Option<f64>,
+    pub schedule: Shape,
     pub adam: Adam,
     /// 0: no clipping.
     pub max_grad_norm: f64,
@@ -99,7 +102,7 @@ pub fn train(
         plan,
         host,
         checkpoints,
-        schedule: Schedule::new(settings.scheduler, settings.learning_rate, settings.warmup_ratio, plan.steps),
+        schedule: Schedule::new(settings.schedule, plan.steps),
         optimiser,
         gradients,
         records: Records::default(),
@@ -205,6 +208,7 @@ impl Run<'_> {
             step: self.step,
             loss: None,
             learning_rate: None,
+            embedding_learning_rate: None,
             gradient_norm: None,
             blocks: None,
             validation: Some(losses),
@@ -256,14 +260,21 @@ impl Run<'_> {
             let (what, value) = if mean.is_finite() { ("the gradient's norm", norm) } else { ("the loss", mean) };
             return Err(self.diverged(what.to_owned(), value));
         }
-        let rate = self.schedule.rate(self.step);
+        let factor = self.schedule.factor(self.step);
+        let rate = factor * self.settings.learning_rate;
+        let embedding_rate = self.settings.embedding_learning_rate.map(|peak| factor * peak);
         let scale = clipping(norm, self.settings.max_grad_norm);
-        self.optimiser.step(&self.model.trained(), &mut self.gradients, scale, rate, self.step)?;
+        let rate_of = |name: &str| match embedding_rate {
+            Some(rate) if is_embedding(name) => rate,
+            _ => rate,
+        };
+        self.optimiser.step(&self.model.trained(), &mut self.gradients, scale, rate_of, self.step)?;
         self.step += 1;
         self.records.0.push(Record {
             step: self.step,
             loss: Some(figure(mean)),
             learning_rate: Some(figure(rate)),
+            embedding_learning_rate: embedding_rate.map(figure),
             gradient_norm: Some(figure(norm)),
             blocks: Some(drawn),
             validation: None,
@@ -279,6 +290,11 @@ impl Run<'_> {
         Error::new(format!("{what} is {value} at step {} of {}; {saved}", self.step + 1, self.plan.steps))
             .hint("lower `learning_rate`, or lengthen the warm-up")
     }
+}
+
+/// Whether a parameter has a row for every token: the embedding and the output.
+fn is_embedding(name: &str) -> bool {
+    matches!(name, "model.embed_tokens.weight" | "lm_head.weight")
 }
 
 /// Seven digits, which is what float32 arithmetic gives: few enough to survive JSON exactly.

@@ -45,6 +45,7 @@ pub fn events(records: &Records) -> Vec<u8> {
         let scalars = [
             ("train/loss", record.loss),
             ("train/learning_rate", record.learning_rate),
+            ("train/embedding_learning_rate", record.embedding_learning_rate),
             ("train/gradient_norm", record.gradient_norm),
         ];
         let mut value: Vec<Value> = scalars
@@ -100,6 +101,7 @@ mod tests {
             step: 3,
             loss: Some(1.5),
             learning_rate: None,
+            embedding_learning_rate: None,
             gradient_norm: None,
             blocks: None,
             validation: None,

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use candle_core::Tensor;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -120,6 +121,25 @@ fn adapters_train_on_packed_weights() {
 }
 
 #[test]
+fn embedding_and_output_have_a_rate_of_their_own() {
+    let fixture = Fixture::new();
+    let changes =
+        json!({"embedding_learning_rate": 0.0, "lora": {"modules_to_save": ["embed_tokens", "lm_head", "norm"]}});
+    let adapter = Adapter::open(&fixture.run("adapter", changes).unwrap()).unwrap();
+    let base = Checkpoint::open(&fixture.path("model")).unwrap();
+    for (name, changes) in [("model.embed_tokens", false), ("lm_head", false), ("model.norm", true)] {
+        let before = base.tensor(&format!("{name}.weight"), &Device::Cpu).unwrap();
+        let after = adapter.tensor(&format!("base_model.model.{name}.weight"), &Device::Cpu).unwrap();
+        let flat = |tensor: Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(flat(before) != flat(after), changes, "{name}");
+    }
+    let metrics = std::fs::read_to_string(fixture.path("adapter/metrics.jsonl")).unwrap();
+    let last: Value = serde_json::from_str(metrics.lines().rev().nth(1).unwrap()).unwrap();
+    assert_eq!(last["embedding_learning_rate"], 0.0);
+    assert!(last["learning_rate"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
 fn full_gives_a_model_folder() {
     let fixture = Fixture::new();
     let output = fixture.run("full", json!({"method": "full"})).unwrap();
@@ -153,6 +173,11 @@ fn wrong_parameters_are_named() {
             json!({"lora": {"target_modules": ["lm_head"]}}),
             "`lora.target_modules`: `lm_head` cannot have an adapter",
             "put `lm_head` in `lora.modules_to_save`, which trains it whole",
+        ),
+        (
+            json!({"scheduler": "linear", "min_lr_ratio": 0.1}),
+            "`min_lr_ratio` is 0.1, but this scheduler has no floor",
+            "set `scheduler` to \"cosine\" or \"warmup_stable_decay\", or leave `min_lr_ratio` out",
         ),
         (json!({"warmup_ratio": 1.5}), "`warmup_ratio` is 1.5; it must be between 0 and 1", ""),
         (json!({"lora": {"rank": 0}}), "`lora.rank` is 0; it must be at least 1", ""),

@@ -9,6 +9,7 @@ use super::*;
 use crate::corpus::mix::Amount;
 use crate::corpus::{BlockWriter, Layout};
 use crate::model::fixture::{tiny_config, write_model};
+use crate::training::Scheduler;
 
 /// A model folder, token blocks, and room for checkpoints.
 struct Fixture {
@@ -94,8 +95,8 @@ fn settings() -> Settings {
         batch_size: 3,
         gradient_accumulation_steps: 2,
         learning_rate: 1e-2,
-        scheduler: Scheduler::Cosine,
-        warmup_ratio: 0.1,
+        embedding_learning_rate: Some(5e-3),
+        schedule: Shape { scheduler: Scheduler::Cosine, warmup_ratio: 0.1, decay_ratio: 0.1, min_lr_ratio: 0.1 },
         adam: Adam { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.01 },
         max_grad_norm: 1.0,
         evaluation_steps: 5,
@@ -177,7 +178,8 @@ fn the_loss_falls() {
     let fixture = Fixture::new();
     for lora in [true, false] {
         let scratch = tempfile::tempdir().unwrap();
-        let settings = Settings { max_steps: Some(80), neftune_alpha: 0.0, ..settings() };
+        let settings =
+            Settings { max_steps: Some(80), neftune_alpha: 0.0, embedding_learning_rate: None, ..settings() };
         let model = fixture.model(lora);
         let mix = Mix::new(vec![("toy".into(), fixture.blocks("train"), Amount::Ratio(1.0))]).unwrap();
         let validation = [Validation { name: "toy".into(), blocks: fixture.blocks("dev") }];
@@ -194,8 +196,7 @@ fn a_loss_that_is_not_finite_names_the_step_and_the_checkpoint() {
     let scratch = tempfile::tempdir().unwrap();
     let settings = Settings {
         learning_rate: 1e30,
-        warmup_ratio: 0.0,
-        scheduler: Scheduler::Constant,
+        schedule: Shape { scheduler: Scheduler::Constant, ..settings().schedule },
         max_grad_norm: 0.0,
         checkpoint_steps: 1,
         evaluation_steps: 0,
