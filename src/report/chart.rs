@@ -1,0 +1,286 @@
+//! A chart of curves over one axis, each named at its right end.
+
+use super::font::{fitted, width};
+use super::scene::{Anchor, Color, Item, Point, Scene, Stroke, Text, Weight};
+use super::ticks::{Ticks, axis_number};
+
+/// What is to be drawn.
+#[derive(Clone, Debug, Default)]
+pub struct Chart {
+    pub title: String,
+    /// A sentence under the title.
+    pub subtitle: String,
+    /// What the picture shows, for those who cannot see it.
+    pub description: String,
+    pub x_label: String,
+    pub y_label: String,
+    /// What the names of the curves are: it stands above them.
+    pub series_label: String,
+    pub series: Vec<Series>,
+    pub notes: Vec<Note>,
+}
+
+/// One curve.
+#[derive(Clone, Debug)]
+pub struct Series {
+    pub name: String,
+    /// Ascending in x; points that are not finite are left out.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// A place of the x axis that the chart speaks of: a line across the chart and a text beside it.
+#[derive(Clone, Debug)]
+pub struct Note {
+    pub x: f64,
+    pub text: String,
+    /// The point that it speaks of, by series and place in it: a ring around it, and the line ends there.
+    pub point: Option<(usize, usize)>,
+}
+
+const WIDTH: f32 = 960.0;
+const HEIGHT: f32 = 600.0;
+/// The frame of the curves.
+const LEFT: f32 = 92.0;
+const RIGHT: f32 = 822.0;
+const TOP: f32 = 92.0;
+const BOTTOM: f32 = 530.0;
+const MARGIN: f32 = 24.0;
+
+const SIZE: f32 = 14.0;
+const TITLE_SIZE: f32 = 22.0;
+const INK: Color = Color::grey(34);
+const SOFT_INK: Color = Color::grey(96);
+const GRID: Color = Color::grey(230);
+const AXIS: Color = Color::grey(120);
+
+/// The colours of Okabe and Ito, which differ for colour-blind eyes too, without yellow and in an order that sets
+/// neighbours apart.
+const COLORS: [Color; 7] = [
+    Color(0, 114, 178),
+    Color(213, 94, 0),
+    Color(0, 158, 115),
+    Color(204, 121, 167),
+    Color(230, 159, 0),
+    Color(86, 180, 233),
+    Color(60, 60, 60),
+];
+
+/// The marks on the points of a curve; as their number has no factor in common with that of the colours, 35 curves
+/// look different.
+#[derive(Clone, Copy)]
+enum Shape {
+    Circle,
+    Square,
+    Triangle,
+    Diamond,
+    Wedge,
+}
+
+const SHAPES: [Shape; 5] = [Shape::Circle, Shape::Square, Shape::Triangle, Shape::Diamond, Shape::Wedge];
+
+/// Where a value stands in the picture.
+struct Axis {
+    low: f64,
+    high: f64,
+    start: f32,
+    end: f32,
+}
+
+impl Axis {
+    /// Over the values, with a margin of that share of their range at both ends.
+    fn over(values: impl Iterator<Item = f64> + Clone, margin: f64, start: f32, end: f32) -> Self {
+        let (mut low, mut high) = (values.clone().fold(f64::INFINITY, f64::min), values.fold(f64::NEG_INFINITY, f64::max));
+        if low > high {
+            (low, high) = (0.0, 1.0);
+        }
+        // A single value stands in the middle.
+        let range = if high > low { high - low } else { low.abs().max(1.0) };
+        let margin = if high > low { margin } else { margin.max(0.05) };
+        Self { low: low - margin * range, high: high + margin * range, start, end }
+    }
+
+    fn place(&self, value: f64) -> f32 {
+        self.start + (self.end - self.start) * ((value - self.low) / (self.high - self.low)) as f32
+    }
+}
+
+impl Chart {
+    pub fn scene(&self) -> Scene {
+        let points = || self.series.iter().flat_map(Series::finite);
+        let x = Axis::over(points().map(|(x, _)| x), 0.025, LEFT, RIGHT);
+        let y = Axis::over(points().map(|(_, y)| y), 0.05, BOTTOM, TOP);
+        let mut scene = Scene::new(WIDTH, HEIGHT);
+        scene.title.clone_from(&self.title);
+        scene.description.clone_from(&self.description);
+        self.headings(&mut scene);
+        self.axes(&mut scene, &x, &y);
+        for note in &self.notes {
+            self.note_line(&mut scene, note, &x, &y);
+        }
+        for (at, series) in self.series.iter().enumerate() {
+            draw_series(&mut scene, series, at, &x, &y);
+        }
+        for (row, note) in self.notes.iter().enumerate() {
+            self.note_text(&mut scene, note, row, &x, &y);
+        }
+        self.names(&mut scene, &x, &y);
+        scene
+    }
+
+    fn headings(&self, scene: &mut Scene) {
+        let room = WIDTH - 2.0 * MARGIN;
+        let title = fitted(&self.title, TITLE_SIZE, Weight::Bold, room);
+        scene.text(Text::new(MARGIN, 38.0, TITLE_SIZE, title).bold().colored(INK));
+        let subtitle = fitted(&self.subtitle, SIZE, Weight::Regular, room);
+        scene.text(Text::new(MARGIN, 63.0, SIZE, subtitle).colored(SOFT_INK));
+    }
+
+    fn axes(&self, scene: &mut Scene, x: &Axis, y: &Axis) {
+        let ticks = Ticks::new(y.low, y.high, 9);
+        for value in &ticks.values {
+            let at = y.place(*value);
+            scene.line(vec![Point::new(LEFT, at), Point::new(RIGHT, at)], Stroke::new(GRID, 1.0));
+            let text = axis_number(*value, ticks.decimals);
+            scene.text(Text::new(LEFT - 10.0, at + 5.0, SIZE, text).anchored(Anchor::End).colored(SOFT_INK));
+        }
+        scene.line(vec![Point::new(LEFT, BOTTOM), Point::new(RIGHT, BOTTOM)], Stroke::new(AXIS, 1.0));
+        let ticks = Ticks::new(x.low, x.high, 8);
+        for value in &ticks.values {
+            let at = x.place(*value);
+            scene.line(vec![Point::new(at, BOTTOM), Point::new(at, BOTTOM + 6.0)], Stroke::new(AXIS, 1.0));
+            let text = axis_number(*value, ticks.decimals);
+            scene.text(Text::new(at, BOTTOM + 23.0, SIZE, text).anchored(Anchor::Middle).colored(SOFT_INK));
+        }
+        let middle = (LEFT + RIGHT) / 2.0;
+        scene.text(Text::new(middle, BOTTOM + 48.0, SIZE, self.x_label.as_str()).anchored(Anchor::Middle).colored(INK));
+        let middle = (TOP + BOTTOM) / 2.0;
+        let label = Text::new(MARGIN + 5.0, middle, SIZE, self.y_label.as_str());
+        scene.text(label.anchored(Anchor::Middle).colored(INK).upwards());
+    }
+
+    /// From the axis to the note's point, or all the way up.
+    fn note_line(&self, scene: &mut Scene, note: &Note, x: &Axis, y: &Axis) {
+        let at = x.place(note.x);
+        let point = self.point_of(note);
+        let top = point.map_or(TOP, |(_, value)| y.place(value));
+        let stroke = Stroke { color: AXIS, width: 1.25, dash: if point.is_none() { Some([5.0, 5.0]) } else { None } };
+        scene.line(vec![Point::new(at, BOTTOM), Point::new(at, top)], stroke);
+        if let (Some((_, value)), Some((series, _))) = (point, note.point) {
+            let center = Point::new(at, y.place(value));
+            let ring = Stroke::new(color_of(series), 2.0);
+            scene.items.push(Item::Circle { center, radius: 9.0, fill: Some(Color::WHITE), stroke: Some(ring) });
+        }
+    }
+
+    /// Above the axis, the first note highest, beside its line on the side that has room.
+    fn note_text(&self, scene: &mut Scene, note: &Note, row: usize, x: &Axis, _: &Axis) {
+        let at = x.place(note.x);
+        let baseline = BOTTOM - 12.0 - 22.0 * (self.notes.len() - 1 - row) as f32;
+        let to_the_right = at + 10.0 + width(&note.text, SIZE, Weight::Regular) <= RIGHT;
+        let (at, anchor) = if to_the_right { (at + 8.0, Anchor::Start) } else { (at - 8.0, Anchor::End) };
+        let text = Text::new(at, baseline, SIZE, note.text.as_str()).anchored(anchor).colored(INK).with_halo();
+        scene.text(text);
+    }
+
+    fn point_of(&self, note: &Note) -> Option<(f64, f64)> {
+        let (series, at) = note.point?;
+        self.series.get(series)?.points.get(at).copied().filter(is_finite)
+    }
+
+    /// The names of the curves at their ends, moved apart where those are near each other.
+    fn names(&self, scene: &mut Scene, x: &Axis, y: &Axis) {
+        let ends = self.series.iter().enumerate().filter_map(|(at, series)| Some((at, series.finite().last()?)));
+        let mut ends: Vec<(usize, Point)> = ends.map(|(at, end)| (at, Point::new(x.place(end.0), y.place(end.1)))).collect();
+        ends.sort_by(|a, b| a.1.y.total_cmp(&b.1.y));
+        let wanted: Vec<f32> = ends.iter().map(|(_, end)| end.y).collect();
+        let heights = apart(&wanted, 20.0, TOP + 6.0, BOTTOM);
+        let left = RIGHT + 22.0;
+        let room = WIDTH - left - 16.0;
+        for ((at, end), height) in ends.iter().zip(&heights) {
+            let (color, name) = (color_of(*at), &self.series[*at].name);
+            let lead = vec![Point::new(end.x + 7.0, end.y), Point::new(RIGHT + 1.0, end.y), Point::new(left - 9.0, *height)];
+            scene.line(lead, Stroke::new(Color::grey(200), 1.0));
+            scene.items.push(mark(shape_of(*at), Point::new(left - 4.0, *height), color));
+            let name = fitted(name, SIZE, Weight::Bold, room - 8.0);
+            scene.text(Text::new(left + 8.0, height + 5.0, SIZE, name).bold().colored(INK));
+        }
+        if let Some(top) = heights.first() {
+            let label = fitted(&self.series_label, SIZE, Weight::Regular, room + 18.0);
+            scene.text(Text::new(left - 10.0, top - 20.0, SIZE, label).colored(SOFT_INK));
+        }
+    }
+}
+
+impl Series {
+    fn finite(&self) -> impl Iterator<Item = (f64, f64)> + Clone {
+        self.points.iter().copied().filter(is_finite)
+    }
+}
+
+fn is_finite((x, y): &(f64, f64)) -> bool {
+    x.is_finite() && y.is_finite()
+}
+
+fn color_of(series: usize) -> Color {
+    COLORS[series % COLORS.len()]
+}
+
+fn shape_of(series: usize) -> Shape {
+    SHAPES[series % SHAPES.len()]
+}
+
+fn draw_series(scene: &mut Scene, series: &Series, at: usize, x: &Axis, y: &Axis) {
+    let points: Vec<Point> = series.finite().map(|point| Point::new(x.place(point.0), y.place(point.1))).collect();
+    let color = color_of(at);
+    if points.len() > 1 {
+        scene.line(points.clone(), Stroke::new(color, 2.0));
+    }
+    // Where there are many points, their marks would be one thick line.
+    if points.len() <= 60 {
+        scene.items.extend(points.iter().map(|point| mark(shape_of(at), *point, color)));
+    }
+}
+
+fn mark(shape: Shape, center: Point, fill: Color) -> Item {
+    let polygon = |corners: &[(f32, f32)]| Item::Polygon {
+        points: corners.iter().map(|(x, y)| Point::new(center.x + x, center.y + y)).collect(),
+        fill,
+    };
+    match shape {
+        Shape::Circle => Item::Circle { center, radius: 3.8, fill: Some(fill), stroke: None },
+        Shape::Square => polygon(&[(-3.4, -3.4), (3.4, -3.4), (3.4, 3.4), (-3.4, 3.4)]),
+        Shape::Triangle => polygon(&[(0.0, -4.8), (4.4, 3.2), (-4.4, 3.2)]),
+        Shape::Diamond => polygon(&[(0.0, -5.0), (4.4, 0.0), (0.0, 5.0), (-4.4, 0.0)]),
+        Shape::Wedge => polygon(&[(0.0, 4.8), (4.4, -3.2), (-4.4, -3.2)]),
+    }
+}
+
+/// Heights near the wanted ones (ascending) that are at least `gap` apart and between `low` and `high`; nearer to each
+/// other where so many do not fit.
+fn apart(wanted: &[f32], gap: f32, low: f32, high: f32) -> Vec<f32> {
+    let gap = gap.min((high - low) / wanted.len().max(2).saturating_sub(1) as f32);
+    let mut heights = wanted.to_vec();
+    // Neighbours that are too near form a group around the middle of their wanted heights; groups that meet become one.
+    let mut groups: Vec<(usize, usize, f32)> = Vec::new();
+    let span = |count: usize| (count - 1) as f32 * gap;
+    let clamped = |middle: f32, count: usize| middle.clamp(low + span(count) / 2.0, (high - span(count) / 2.0).max(low + span(count) / 2.0));
+    for at in 0..wanted.len() {
+        let mut group = (at, 1, clamped(wanted[at], 1));
+        while let Some(&(first, count, middle)) = groups.last() {
+            if group.2 - span(group.1) / 2.0 - (middle + span(count) / 2.0) >= gap {
+                break;
+            }
+            groups.pop();
+            let all = count + group.1;
+            let mean = wanted[first..first + all].iter().sum::<f32>() / all as f32;
+            group = (first, all, clamped(mean, all));
+        }
+        groups.push(group);
+    }
+    for (first, count, middle) in groups {
+        for at in 0..count {
+            heights[first + at] = middle - span(count) / 2.0 + at as f32 * gap;
+        }
+    }
+    heights
+}
