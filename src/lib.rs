@@ -13,6 +13,7 @@ pub mod corpus;
 pub mod evaluation;
 pub mod hub;
 pub mod model;
+pub mod report;
 pub mod tokenizer;
 pub mod training;
 pub mod weights;

@@ -197,7 +197,7 @@ fn two_evaluations_and_their_comparison() {
         |parameters: Value| run("compare", &place.path().join("bad"), parameters).err().unwrap().one_line();
     assert_eq!(refused(json!({ "results": [] })), "there are no results to compare");
     let labels = json!({ "results": [input("@eval", &first)], "labels": ["a", "b"] });
-    assert_eq!(refused(labels), "there are 2 labels for 1 results");
+    assert_eq!(refused(labels), "there are 2 `labels` for 1 `results`");
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn what_cannot_be_evaluated_is_refused_before_the_model_is_opened() {
         }
         run("eval", &place.path().join("output"), all).err().unwrap().one_line()
     };
-    assert_eq!(refused(json!({})), "there is nothing to evaluate: neither tasks nor texts are given");
+    assert_eq!(refused(json!({})), "there is nothing to evaluate: neither `tasks` nor `texts` are given");
     let mut corpus = dataset("books", "", place.path());
     corpus["source"]["task"] = Value::Null;
     assert_eq!(
@@ -221,6 +221,6 @@ fn what_cannot_be_evaluated_is_refused_before_the_model_is_opened() {
     assert_eq!(refused(json!({ "tasks": [mmlu, mmlu] })), "mmlu_astronomy is in two of the sets in `tasks`");
     assert_eq!(
         refused(json!({ "tasks": [mmlu], "batch_tokens": 0 })),
-        "batch_tokens is 0: nothing could be computed"
+        "`batch_tokens` is 0: nothing could be computed"
     );
 }

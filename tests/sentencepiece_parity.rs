@@ -70,9 +70,7 @@ fn chinese() -> Vec<String> {
 }
 
 fn trained(rules: Rules, coverage: f32, size: usize, lines: &[String]) -> Trained {
-    let mut words = Words::new(rules);
-    lines.iter().for_each(|line| words.add(line));
-    train(&words, Alphabet::Coverage(coverage), size, |_| Ok(false)).unwrap()
+    train(Words::of(rules, lines), Alphabet::Coverage(coverage), size, |_| Ok(false)).unwrap()
 }
 
 fn same_pieces(ours: &ModelProto, name: &str) {

@@ -164,7 +164,7 @@ fn bad_input_is_told_before_the_work() {
     fails(json!({"train": [corpus(&[english()])]}), "`train`: the documents hold no Chinese character");
     fails(
         json!({"single_characters": [800], "sizes": [700, 900]}),
-        "a vocabulary of 700 pieces has no room for 800 single characters and 3 special pieces",
+        "a vocabulary of 700 pieces has no room for 800 single characters and 259 special pieces",
     );
     fails(json!({"size": 10, "add": 20}), "`size` and `add` both say how large the vocabulary is to be");
     fails(json!({"add": 20}), "new pieces, not the 20 asked for");

@@ -11,7 +11,7 @@ use crate::manifest::{
     Content, Field, KindManifest, KindSchema, Located, Mark, Place, Shape, Table, TextFile, is_kind_name,
     with_suggestion,
 };
-use crate::stages::Kind;
+use crate::stages::{Check, Kind};
 
 /// A kind with its manifest read and its parameters' shape known.
 pub(crate) struct KindSpec {
@@ -21,6 +21,8 @@ pub(crate) struct KindSpec {
     pub manifest: KindManifest,
     /// Always a [`Shape::Group`].
     pub shape: Shape,
+    /// `None` for a user's kind.
+    pub check: Option<Check>,
     /// JSON Schema of the parameters.
     schema: Value,
 }
@@ -135,7 +137,14 @@ impl<'a> Kinds<'a> {
                 }
                 let schema = kind.schema().to_value();
                 let shape = Shape::of_schema(&schema);
-                Ok(Some(KindSpec { name: name.to_owned(), revision: kind.revision, manifest, shape, schema }))
+                Ok(Some(KindSpec {
+                    name: name.to_owned(),
+                    revision: kind.revision,
+                    manifest,
+                    shape,
+                    check: Some(kind.check()),
+                    schema,
+                }))
             }
             (None, Some(file)) => {
                 if manifest.command.is_none() {
@@ -147,7 +156,7 @@ impl<'a> Kinds<'a> {
                 }
                 let shape = shape_of_users_kind(&manifest)?;
                 let schema = shape.to_schema();
-                Ok(Some(KindSpec { name: name.to_owned(), revision: 0, manifest, shape, schema }))
+                Ok(Some(KindSpec { name: name.to_owned(), revision: 0, manifest, shape, check: None, schema }))
             }
             (None, None) => Ok(None),
         }

@@ -8,6 +8,7 @@ use petgraph::graph::{DiGraph, NodeIndex};
 use serde_json::Value;
 
 use super::bind::{Asker, Binder, Bound};
+use super::check::check_parameters;
 use super::order::order;
 use super::workspace::{CACHE, REGISTRY, normalize};
 use super::{CommandLine, KindSpec, Kinds, Node, Plan, Resources};
@@ -361,6 +362,9 @@ fn read_node(draft: &Draft<'_>, node: NodeIndex, binder: &Binder<'_>) -> Result<
         let bound = binder.bind(found, &asker)?;
         parents.extend(bound.parent().map(|parent| (parent, place)));
         inputs.push(bound);
+    }
+    if let Some(check) = kind.check {
+        check_parameters(check, &draft.name, &parameters, &inputs, &table, place)?;
     }
     let command = kind.manifest.command.as_deref();
     let command = command

@@ -1,6 +1,7 @@
 //! Manifests and receipts → the graph, fingerprints, and why a stage is stale.
 
 mod bind;
+mod check;
 mod diff;
 pub mod key;
 mod kinds;

@@ -89,7 +89,8 @@ struct Axis {
 impl Axis {
     /// Over the values, with a margin of that share of their range at both ends.
     fn over(values: impl Iterator<Item = f64> + Clone, margin: f64, start: f32, end: f32) -> Self {
-        let (mut low, mut high) = (values.clone().fold(f64::INFINITY, f64::min), values.fold(f64::NEG_INFINITY, f64::max));
+        let (mut low, mut high) =
+            (values.clone().fold(f64::INFINITY, f64::min), values.fold(f64::NEG_INFINITY, f64::max));
         if low > high {
             (low, high) = (0.0, 1.0);
         }
@@ -121,7 +122,7 @@ impl Chart {
             draw_series(&mut scene, series, at, &x, &y);
         }
         for (row, note) in self.notes.iter().enumerate() {
-            self.note_text(&mut scene, note, row, &x, &y);
+            self.note_text(&mut scene, note, row, &x);
         }
         self.names(&mut scene, &x, &y);
         scene
@@ -152,7 +153,9 @@ impl Chart {
             scene.text(Text::new(at, BOTTOM + 23.0, SIZE, text).anchored(Anchor::Middle).colored(SOFT_INK));
         }
         let middle = (LEFT + RIGHT) / 2.0;
-        scene.text(Text::new(middle, BOTTOM + 48.0, SIZE, self.x_label.as_str()).anchored(Anchor::Middle).colored(INK));
+        scene.text(
+            Text::new(middle, BOTTOM + 48.0, SIZE, self.x_label.as_str()).anchored(Anchor::Middle).colored(INK),
+        );
         let middle = (TOP + BOTTOM) / 2.0;
         let label = Text::new(MARGIN + 5.0, middle, SIZE, self.y_label.as_str());
         scene.text(label.anchored(Anchor::Middle).colored(INK).upwards());
@@ -163,7 +166,8 @@ impl Chart {
         let at = x.place(note.x);
         let point = self.point_of(note);
         let top = point.map_or(TOP, |(_, value)| y.place(value));
-        let stroke = Stroke { color: AXIS, width: 1.25, dash: if point.is_none() { Some([5.0, 5.0]) } else { None } };
+        let stroke =
+            Stroke { color: AXIS, width: 1.25, dash: if point.is_none() { Some([5.0, 5.0]) } else { None } };
         scene.line(vec![Point::new(at, BOTTOM), Point::new(at, top)], stroke);
         if let (Some((_, value)), Some((series, _))) = (point, note.point) {
             let center = Point::new(at, y.place(value));
@@ -172,12 +176,17 @@ impl Chart {
         }
     }
 
-    /// Above the axis, the first note highest, beside its line on the side that has room.
-    fn note_text(&self, scene: &mut Scene, note: &Note, row: usize, x: &Axis, _: &Axis) {
+    /// Above the axis, the first note highest, beside its line: on the right, unless only the left has room.
+    fn note_text(&self, scene: &mut Scene, note: &Note, row: usize, x: &Axis) {
         let at = x.place(note.x);
         let baseline = BOTTOM - 12.0 - 22.0 * (self.notes.len() - 1 - row) as f32;
-        let to_the_right = at + 10.0 + width(&note.text, SIZE, Weight::Regular) <= RIGHT;
-        let (at, anchor) = if to_the_right { (at + 8.0, Anchor::Start) } else { (at - 8.0, Anchor::End) };
+        let room = 10.0 + width(&note.text, SIZE, Weight::Regular);
+        let is_free = |from: f32, to: f32| {
+            let mut lines = self.notes.iter().map(|note| x.place(note.x));
+            from >= LEFT && to <= RIGHT && lines.all(|line| line == at || line < from || line > to)
+        };
+        let on_the_left = !is_free(at, at + room) && (is_free(at - room, at) || at + room > RIGHT);
+        let (at, anchor) = if on_the_left { (at - 8.0, Anchor::End) } else { (at + 8.0, Anchor::Start) };
         let text = Text::new(at, baseline, SIZE, note.text.as_str()).anchored(anchor).colored(INK).with_halo();
         scene.text(text);
     }
@@ -190,7 +199,8 @@ impl Chart {
     /// The names of the curves at their ends, moved apart where those are near each other.
     fn names(&self, scene: &mut Scene, x: &Axis, y: &Axis) {
         let ends = self.series.iter().enumerate().filter_map(|(at, series)| Some((at, series.finite().last()?)));
-        let mut ends: Vec<(usize, Point)> = ends.map(|(at, end)| (at, Point::new(x.place(end.0), y.place(end.1)))).collect();
+        let mut ends: Vec<(usize, Point)> =
+            ends.map(|(at, end)| (at, Point::new(x.place(end.0), y.place(end.1)))).collect();
         ends.sort_by(|a, b| a.1.y.total_cmp(&b.1.y));
         let wanted: Vec<f32> = ends.iter().map(|(_, end)| end.y).collect();
         let heights = apart(&wanted, 20.0, TOP + 6.0, BOTTOM);
@@ -198,7 +208,11 @@ impl Chart {
         let room = WIDTH - left - 16.0;
         for ((at, end), height) in ends.iter().zip(&heights) {
             let (color, name) = (color_of(*at), &self.series[*at].name);
-            let lead = vec![Point::new(end.x + 7.0, end.y), Point::new(RIGHT + 1.0, end.y), Point::new(left - 9.0, *height)];
+            let lead = vec![
+                Point::new(end.x + 7.0, end.y),
+                Point::new(RIGHT + 1.0, end.y),
+                Point::new(left - 9.0, *height),
+            ];
             scene.line(lead, Stroke::new(Color::grey(200), 1.0));
             scene.items.push(mark(shape_of(*at), Point::new(left - 4.0, *height), color));
             let name = fitted(name, SIZE, Weight::Bold, room - 8.0);
@@ -263,7 +277,9 @@ fn apart(wanted: &[f32], gap: f32, low: f32, high: f32) -> Vec<f32> {
     // Neighbours that are too near form a group around the middle of their wanted heights; groups that meet become one.
     let mut groups: Vec<(usize, usize, f32)> = Vec::new();
     let span = |count: usize| (count - 1) as f32 * gap;
-    let clamped = |middle: f32, count: usize| middle.clamp(low + span(count) / 2.0, (high - span(count) / 2.0).max(low + span(count) / 2.0));
+    let clamped = |middle: f32, count: usize| {
+        middle.clamp(low + span(count) / 2.0, (high - span(count) / 2.0).max(low + span(count) / 2.0))
+    };
     for at in 0..wanted.len() {
         let mut group = (at, 1, clamped(wanted[at], 1));
         while let Some(&(first, count, middle)) = groups.last() {

@@ -24,9 +24,7 @@ pub enum Glyph {
         dot: f32,
     },
     /// No font has it.
-    Missing {
-        size: f32,
-    },
+    Missing { size: f32 },
 }
 
 /// How far a bitmap's dots reach below the baseline.

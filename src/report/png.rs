@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 /// Width of the seam on each side of a letter's edge, in units.
 const HALO: f32 = 2.0;
 
+/// Of the compression; higher ones take longer and make a chart no smaller.
+const LEVEL: u8 = 5;
+
 /// Fails only for a scene without area, or of more pixels than memory can hold.
 pub fn write(scene: &Scene) -> Result<Vec<u8>> {
     let pixels = |length: f32| (length * SCALE as f32).round() as u32;
@@ -114,51 +117,71 @@ fn outline(text: &Text, start: f32) -> Option<Path> {
                     push_dots(&mut path, glyph, left + 1.0 / SCALE as f32, *dot);
                 }
             }
-            Glyph::Missing { size } => push_box(&mut path, x, *size),
+            Glyph::Missing { size } => push_frame(&mut path, x, *size),
         }
         x += glyph.advance();
     }
     path.finish()
 }
 
-/// Rows of dots as rectangles.
+/// Rows of dots as rectangles. Dots that touch at a corner only are strokes on the slant: the two corners between them
+/// are filled by half a dot, which makes the slant of a staircase.
 fn push_dots(path: &mut PathBuilder, glyph: &unifont::Glyph, left: f32, dot: f32) {
+    let set = |column: usize, row: usize| glyph.get_pixel(column, row);
+    let place =
+        |column: usize, row: usize| (left + column as f32 * dot, (row as f32 - (16 - BITMAP_DESCENT) as f32) * dot);
     for row in 0..16 {
-        let y = (row as f32 - (16 - BITMAP_DESCENT) as f32) * dot;
         let mut column = 0;
         while column < glyph.get_width() {
             let first = column;
-            while column < glyph.get_width() && glyph.get_pixel(column, row) {
+            while set(column, row) {
                 column += 1;
             }
-            if let Some(rect) = tiny_skia::Rect::from_xywh(
-                left + first as f32 * dot,
-                y,
-                (column - first) as f32 * dot,
-                dot,
-            )
-            .filter(|rect| rect.width() > 0.0)
-            {
-                path.push_rect(rect);
+            if column > first {
+                let ((x, y), width) = (place(first, row), (column - first) as f32 * dot);
+                push_corners(path, &[(x, y), (x + width, y), (x + width, y + dot), (x, y + dot)]);
             }
             column += 1;
+        }
+    }
+    for (row, column) in (1..16).flat_map(|row| (1..glyph.get_width()).map(move |column| (row, column))) {
+        let (x, y) = place(column, row);
+        let square = [set(column - 1, row - 1), set(column, row - 1), set(column - 1, row), set(column, row)];
+        let (above, below, left, right) = ((x, y - dot), (x, y + dot), (x - dot, y), (x + dot, y));
+        // All clockwise, as the rows: what overlaps must not count as a hole.
+        match square {
+            [true, false, false, true] => {
+                push_corners(path, &[(x, y), above, right]);
+                push_corners(path, &[(x, y), below, left]);
+            }
+            [false, true, true, false] => {
+                push_corners(path, &[(x, y), left, above]);
+                push_corners(path, &[(x, y), right, below]);
+            }
+            _ => {}
         }
     }
 }
 
 /// The empty frame of a character that no font has.
-fn push_box(path: &mut PathBuilder, left: f32, size: f32) {
-    let inset = size * 0.1;
-    for (grow, clockwise) in [(0.0, true), (-size * 0.06, false)] {
-        let (low, high) = (inset - grow, size * 0.8 + grow);
-        let (x, y) = (left + low, -size * 0.75 + low);
-        let side = high - low;
-        let corners = [(x, y), (x + side, y), (x + side, y + side), (x, y + side)];
-        let order: [usize; 4] = if clockwise { [0, 1, 2, 3] } else { [0, 3, 2, 1] };
-        path.move_to(corners[0].0, corners[0].1);
-        order[1..].iter().for_each(|at| path.line_to(corners[*at].0, corners[*at].1));
-        path.close();
+fn push_frame(path: &mut PathBuilder, left: f32, size: f32) {
+    let corners = |inset: f32| {
+        let (near, far, top, bottom) =
+            (left + inset, left + size - inset, inset - 0.85 * size, 0.15 * size - inset);
+        [(near, top), (far, top), (far, bottom), (near, bottom)]
+    };
+    push_corners(path, &corners(0.1 * size));
+    // The other way round, so that it is a hole.
+    let mut hole = corners(0.16 * size);
+    hole.reverse();
+    push_corners(path, &hole);
+}
+
+fn push_corners(path: &mut PathBuilder, corners: &[(f32, f32)]) {
+    for (at, (x, y)) in corners.iter().enumerate() {
+        if at == 0 { path.move_to(*x, *y) } else { path.line_to(*x, *y) }
     }
+    path.close();
 }
 
 /// Puts a letter, whose y grows upwards, into a path.
@@ -181,14 +204,7 @@ impl OutlineBuilder for Letter<'_> {
     }
     fn curve_to(&mut self, x1: f32, y1: f32, x2: f32, y2: f32, x: f32, y: f32) {
         let (left, unit) = (self.x, self.unit);
-        self.path.cubic_to(
-            left + x1 * unit,
-            -y1 * unit,
-            left + x2 * unit,
-            -y2 * unit,
-            left + x * unit,
-            -y * unit,
-        );
+        self.path.cubic_to(left + x1 * unit, -y1 * unit, left + x2 * unit, -y2 * unit, left + x * unit, -y * unit);
     }
     fn close(&mut self) {
         self.path.close();
@@ -226,7 +242,7 @@ fn encode(width: u32, height: u32, rgb: &[u8]) -> Vec<u8> {
     header.extend([8, 2, 0, 0, 0]);
     let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
     push_chunk(&mut file, *b"IHDR", &header);
-    push_chunk(&mut file, *b"IDAT", &miniz_oxide::deflate::compress_to_vec_zlib(&rows, 9));
+    push_chunk(&mut file, *b"IDAT", &miniz_oxide::deflate::compress_to_vec_zlib(&rows, LEVEL));
     push_chunk(&mut file, *b"IEND", &[]);
     file
 }

@@ -89,7 +89,8 @@ fn stroked(stroke: &Stroke) -> String {
 }
 
 fn list(points: &[Point]) -> String {
-    let points: Vec<String> = points.iter().map(|point| format!("{},{}", number(point.x), number(point.y))).collect();
+    let points: Vec<String> =
+        points.iter().map(|point| format!("{},{}", number(point.x), number(point.y))).collect();
     points.join(" ")
 }
 

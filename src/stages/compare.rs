@@ -5,9 +5,9 @@ use std::fs;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::evaluation::comparison::{Comparison, Row, default_label};
-use crate::stages::{Input, Stage, Work};
+use crate::stages::{Fault, Input, Stage, Work};
 
 /// Puts evaluations side by side.
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -26,15 +26,18 @@ impl Stage for Compare {
     const KIND: &'static str = "compare";
     const REVISION: u32 = 1;
 
+    fn check(&self) -> Result<(), Fault> {
+        let results = self.results.len();
+        match self.labels.as_ref().map(Vec::len).filter(|labels| *labels != results) {
+            Some(labels) => {
+                Err(Fault::new("labels", format!("there are {labels} `labels` for {results} `results`")))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn run(&self, work: &mut Work) -> Result<()> {
         let labels = match &self.labels {
-            Some(labels) if labels.len() != self.results.len() => {
-                return Err(Error::invalid(format!(
-                    "there are {} labels for {} results",
-                    labels.len(),
-                    self.results.len()
-                )));
-            }
             Some(labels) => labels.clone(),
             None => self.results.iter().map(|result| default_label(&result.from)).collect(),
         };

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Dataset, Input, Stage, Work};
+use super::{Dataset, Fault, Input, Stage, Work};
 use crate::error::{Error, Result};
 use crate::events::Unit;
 use crate::hub::{self, Client, Folders, Patience, Patterns, Repo, RepoType, Rights, s3};
@@ -50,6 +50,14 @@ impl Stage for Download {
     const KIND: &'static str = "download";
     const REVISION: u32 = 1;
 
+    fn check(&self) -> Result<(), Fault> {
+        if self.hub.is_some() && self.endpoint.is_some() {
+            let message = "both `hub` and `endpoint` say where to download from";
+            return Err(Fault::new("endpoint", message).hint("give one"));
+        }
+        self.wanted().map(|_| ())
+    }
+
     fn run(&self, work: &mut Work) -> Result<()> {
         let wanted = self.wanted()?;
         let patience = Patience { min_rate: self.min_rate, ..Patience::default() };
@@ -85,13 +93,13 @@ impl Stage for Download {
 }
 
 impl Download {
-    fn wanted(&self) -> Result<Wanted> {
+    fn wanted(&self) -> Result<Wanted, Fault> {
         let hint = "say what to fetch with exactly one of `dataset`, `repo` and `urls`";
         let given = [self.dataset.is_some(), self.repo.is_some(), self.urls.is_some()];
         match given.iter().filter(|given| **given).count() {
-            0 => return Err(Error::invalid("nothing says what to download").hint(hint)),
+            0 => return Err(Fault::new("", "nothing says what to download").hint(hint)),
             1 => {}
-            _ => return Err(Error::invalid("more than one thing says what to download").hint(hint)),
+            _ => return Err(Fault::new("", "more than one thing says what to download").hint(hint)),
         }
         let mut kind = self.repo_type;
         let (mut repo, mut revision) = (self.repo.clone(), self.revision.clone());
@@ -109,14 +117,16 @@ impl Download {
             if repo.is_some() != urls.is_empty() {
                 let name = &dataset.name;
                 let message = if repo.is_some() { "both `repo` and `urls`" } else { "neither `repo` nor `urls`" };
-                return Err(Error::invalid(format!("the dataset `{name}` has {message} to come from"))
+                return Err(Fault::new("dataset", format!("the dataset `{name}` has {message} to come from"))
                     .hint("give it one of them in datasets.toml"));
             }
         }
         let (include, exclude) = (include.unwrap_or_default(), exclude.unwrap_or_default());
+        let patterns =
+            || Patterns::new(&include, &exclude).map_err(|error| Fault { parameter: String::new(), error });
         let Some(name) = repo else {
             if urls.is_empty() {
-                return Err(Error::invalid("`urls` is empty: there is nothing to download"));
+                return Err(Fault::new("urls", "`urls` is empty: there is nothing to download"));
             }
             // An object store has folders, from which patterns choose, and may be found at an endpoint.
             let has_store = urls.iter().any(|url| url.starts_with("s3://"));
@@ -128,20 +138,17 @@ impl Download {
                 ("endpoint", self.endpoint.is_some() && !has_store),
             ];
             if let Some((name, _)) = idle.iter().find(|(_, given)| *given) {
-                return Err(Error::invalid(format!("`{name}` means a repository's files, not those at `urls`")));
+                return Err(Fault::new(*name, format!("`{name}` means a repository's files, not those at `urls`")));
             }
-            return Ok(Wanted::Urls(urls, Patterns::new(&include, &exclude)?));
+            return Ok(Wanted::Urls(urls, patterns()?));
         };
         let revision = revision.unwrap_or_else(|| "main".to_owned());
-        Ok(Wanted::Repo(Repo { name, kind, revision }, Patterns::new(&include, &exclude)?))
+        Ok(Wanted::Repo(Repo { name, kind, revision }, patterns()?))
     }
 
     fn endpoint(&self) -> Result<String> {
         let endpoint = match (&self.hub, &self.endpoint) {
-            (Some(_), Some(_)) => {
-                return Err(Error::invalid("both `hub` and `endpoint` say where to download from").hint("give one"));
-            }
-            (Some(hub), None) => return Ok(format!("file://{}", hub.path().display())),
+            (Some(hub), _) => return Ok(format!("file://{}", hub.path().display())),
             (None, Some(endpoint)) => endpoint.clone(),
             (None, None) => match std::env::var("HF_ENDPOINT") {
                 Ok(endpoint) if !endpoint.is_empty() => endpoint,

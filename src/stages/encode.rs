@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Dataset, Input, Stage, Work};
+use super::{Dataset, Fault, Input, Stage, Work};
 use crate::corpus::{
     Batch, Batches, BlockWriter, Checkpoint, Layout, Line, Packer, Place, Recipe, Shards, Storage, bad_line,
     text_of,
@@ -101,6 +101,16 @@ impl Stage for Encode {
     const KIND: &'static str = "encode";
     const REVISION: u32 = 3;
 
+    fn check(&self) -> Result<(), Fault> {
+        if self.sequence_length == 0 {
+            return Err(Fault::new("sequence_length", "`sequence_length` is 0: a block must hold a token"));
+        }
+        if self.max_shard_bytes == 0 {
+            return Err(Fault::new("max_shard_bytes", "`max_shard_bytes` is 0: a shard must hold a block"));
+        }
+        Ok(())
+    }
+
     fn run(&self, work: &mut Work) -> Result<()> {
         self.run_with(SIZES, work)
     }
@@ -113,12 +123,6 @@ fn not_split(name: &str) -> Error {
 
 impl Encode {
     fn run_with(&self, sizes: Sizes, work: &Work) -> Result<()> {
-        if self.sequence_length == 0 {
-            return Err(Error::invalid("`sequence_length` is 0: a block must hold a token"));
-        }
-        if self.max_shard_bytes == 0 {
-            return Err(Error::invalid("`max_shard_bytes` is 0: a shard must hold a block"));
-        }
         let Dataset { name, path, doc, encoded, .. } = &self.dataset;
         let tokenizer = Tokenizer::open_as(self.tokenizer.path(), self.encoder)?;
         self.check_specials(&tokenizer)?;

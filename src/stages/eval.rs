@@ -14,7 +14,7 @@ use crate::evaluation::results::{Evaluation, SubjectResult, TaskResult, TextResu
 use crate::evaluation::tasks::{self, Selection, Subject, TaskKind};
 use crate::evaluation::texts::{self, Bound, Windows};
 use crate::events::Unit;
-use crate::stages::{Dataset, Documents, Input, Stage, Work};
+use crate::stages::{Dataset, Documents, Fault, Input, Stage, Work};
 
 /// Evaluates a model on multiple-choice tasks and on running text.
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -50,14 +50,25 @@ impl Stage for Eval {
     const KIND: &'static str = "eval";
     const REVISION: u32 = 1;
 
-    fn run(&self, work: &mut Work) -> Result<()> {
+    fn check(&self) -> Result<(), Fault> {
         if self.batch_tokens == 0 {
-            return Err(Error::invalid("batch_tokens is 0: nothing could be computed"));
+            return Err(Fault::new("batch_tokens", "`batch_tokens` is 0: nothing could be computed"));
         }
-        if self.max_documents == Some(0) || self.max_bytes == Some(0) {
-            return Err(Error::invalid("max_documents or max_bytes is 0: there would be no text")
-                .hint("leave it out to read all of it"));
+        for (name, is_zero) in
+            [("max_documents", self.max_documents == Some(0)), ("max_bytes", self.max_bytes == Some(0))]
+        {
+            if is_zero {
+                return Err(Fault::new(name, format!("`{name}` is 0: there would be no text"))
+                    .hint("leave it out to read all of it"));
+            }
         }
+        if self.tasks.is_empty() && self.texts.is_empty() {
+            return Err(Fault::new("", "there is nothing to evaluate: neither `tasks` nor `texts` are given"));
+        }
+        Ok(())
+    }
+
+    fn run(&self, work: &mut Work) -> Result<()> {
         // All input is looked at before the model is loaded.
         let sets = self.sets(work)?;
         let tokenizer = self.tokenizer.as_ref().unwrap_or(&self.model);
@@ -79,9 +90,6 @@ impl Stage for Eval {
 impl Eval {
     /// The name and the subjects of every set.
     fn sets(&self, work: &Work) -> Result<Vec<(String, Vec<Subject>)>> {
-        if self.tasks.is_empty() && self.texts.is_empty() {
-            return Err(Error::invalid("there is nothing to evaluate: neither tasks nor texts are given"));
-        }
         let selection = Selection::new(self.shots, self.limit, &self.subjects)?;
         let mut sets: Vec<(String, Vec<Subject>)> = Vec::new();
         for dataset in &self.tasks {

@@ -6,6 +6,7 @@ mod download;
 mod encode;
 mod eval;
 mod expand;
+mod fault;
 pub mod inputs;
 mod merge;
 mod names;
@@ -14,6 +15,7 @@ mod parquet2jsonl;
 mod split;
 mod train;
 mod train_tokenizer;
+mod vocab_allocate;
 mod vocab_search;
 mod work;
 
@@ -21,8 +23,9 @@ use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::{Context, Result};
+use crate::error::Result;
 
+pub use fault::Fault;
 pub use inputs::{Dataset, Documents, Form, Input, Share, Source};
 pub use names::Names;
 pub use work::{Progress, Work};
@@ -32,8 +35,18 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema {
     const KIND: &'static str;
     /// Raised whenever the same inputs would give other bytes.
     const REVISION: u32;
+
+    /// What is wrong with the parameters, as far as they say it themselves. Nothing is read, and inputs are known by
+    /// name only: a plan asks this before anything runs. It is asked again before [`Self::run`].
+    fn check(&self) -> Result<(), Fault> {
+        Ok(())
+    }
+
     fn run(&self, work: &mut Work) -> Result<()>;
 }
+
+/// Tells what a kind finds wrong with parameters.
+pub type Check = fn(&serde_json::Value) -> Result<(), Fault>;
 
 /// A built-in kind, as the rest of the house sees it: a [`Stage`] with its type forgotten.
 pub struct Kind {
@@ -42,6 +55,7 @@ pub struct Kind {
     /// Text of `stages/KIND.toml`, embedded in the binary.
     pub manifest: &'static str,
     schema: fn() -> Schema,
+    check: Check,
     run: fn(serde_json::Value, &mut Work) -> Result<()>,
 }
 
@@ -53,11 +67,8 @@ impl Kind {
             revision: S::REVISION,
             manifest,
             schema: || schemars::schema_for!(S),
-            run: |parameters, work| {
-                let stage: S = serde_json::from_value(parameters)
-                    .context(|| format!("the parameters of a {} stage do not have the form it expects", S::KIND))?;
-                stage.run(work)
-            },
+            check: |parameters| read::<S>(parameters).map(|_| ()),
+            run: |parameters, work| read::<S>(&parameters)?.run(work),
         }
     }
 
@@ -66,10 +77,30 @@ impl Kind {
         (self.schema)()
     }
 
+    /// Checks parameters, whose inputs need not be resolved: any path stands for them.
+    pub fn check(&self) -> Check {
+        self.check
+    }
+
     /// Runs the stage with resolved parameters.
     pub fn run(&self, parameters: serde_json::Value, work: &mut Work) -> Result<()> {
         (self.run)(parameters, work)
     }
+}
+
+/// A stage whose parameters have the right form and can be carried out.
+fn read<S: Stage>(parameters: &serde_json::Value) -> Result<S, Fault> {
+    let stage: S = serde_path_to_error::deserialize(parameters).map_err(|error| {
+        let path = error.path().to_string();
+        let error = error.into_inner();
+        // The path of the whole is a point.
+        match path.trim_matches('.') {
+            "" => Fault::new("", error.to_string()),
+            path => Fault::new(path, format!("`{path}`: {error}")),
+        }
+    })?;
+    stage.check()?;
+    Ok(stage)
 }
 
 /// Registers a kind: its type and its manifest in `stages/`.
@@ -87,6 +118,7 @@ kinds! {
     encode::Encode => "encode.toml",
     train_tokenizer::TrainTokenizer => "train-tokenizer.toml",
     vocab_search::VocabSearch => "vocab-search.toml",
+    vocab_allocate::VocabAllocate => "vocab-allocate.toml",
     new_model::NewModel => "new-model.toml",
     expand::Expand => "expand.toml",
     train::Train => "train.toml",

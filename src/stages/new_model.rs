@@ -6,8 +6,8 @@ use safetensors::Dtype;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Input, Stage, Work};
-use crate::error::{Context, Error, Result};
+use super::{Fault, Input, Stage, Work};
+use crate::error::{Context, Result};
 use crate::events::Unit;
 use crate::tokenizer::Tokenizer;
 use crate::weights::{Float, Layout, MAX_SHARD_BYTES, Normal, Spec};
@@ -64,8 +64,61 @@ impl Stage for NewModel {
     const KIND: &'static str = "new-model";
     const REVISION: u32 = 1;
 
+    fn check(&self) -> Result<(), Fault> {
+        let wrong = |parameter: &str, why: String| Err(Fault::new(parameter, why));
+        let sizes = [
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.num_key_value_heads),
+            ("num_local_experts", self.num_local_experts),
+            ("num_experts_per_tok", self.num_experts_per_tok),
+            ("max_position_embeddings", self.max_position_embeddings),
+        ];
+        if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
+            return wrong(name, format!("`{name}` is 0; it must be at least 1"));
+        }
+        let reals = [
+            ("rope_theta", self.rope_theta),
+            ("rms_norm_eps", self.rms_norm_eps),
+            ("initializer_range", self.initializer_range),
+            ("router_aux_loss_coef", self.router_aux_loss_coef),
+        ];
+        if let Some((name, value)) = reals.iter().find(|(_, value)| !value.is_finite() || *value < 0.0) {
+            return wrong(name, format!("`{name}` is {value}; it must be a number of at least 0"));
+        }
+        let (hidden, heads) = (self.hidden_size, self.num_attention_heads);
+        if hidden % heads != 0 || (hidden / heads) % 2 != 0 {
+            return wrong(
+                "hidden_size",
+                format!(
+                    "`hidden_size` is {hidden}; it must be an even multiple of `num_attention_heads`, which is {heads}"
+                ),
+            );
+        }
+        if heads % self.num_key_value_heads != 0 {
+            return wrong(
+                "num_attention_heads",
+                format!(
+                    "`num_attention_heads` is {heads}; it must be a multiple of `num_key_value_heads`, which is {}",
+                    self.num_key_value_heads
+                ),
+            );
+        }
+        if self.num_experts_per_tok > self.num_local_experts {
+            return wrong(
+                "num_experts_per_tok",
+                format!(
+                    "`num_experts_per_tok` is {}, more than `num_local_experts`, which is {}",
+                    self.num_experts_per_tok, self.num_local_experts
+                ),
+            );
+        }
+        Ok(())
+    }
+
     fn run(&self, work: &mut Work) -> Result<()> {
-        self.check()?;
         let tokenizer = Tokenizer::open(self.tokenizer.path())?;
         let tensors = self.tensors(tokenizer.vocab_size());
         let bytes = tensors.values().map(|spec| spec.bytes() as u64).sum();
@@ -97,51 +150,6 @@ impl Stage for NewModel {
 }
 
 impl NewModel {
-    fn check(&self) -> Result<()> {
-        let wrong = |why: String| Err(Error::invalid(why));
-        let sizes = [
-            ("hidden_size", self.hidden_size),
-            ("intermediate_size", self.intermediate_size),
-            ("num_hidden_layers", self.num_hidden_layers),
-            ("num_attention_heads", self.num_attention_heads),
-            ("num_key_value_heads", self.num_key_value_heads),
-            ("num_local_experts", self.num_local_experts),
-            ("num_experts_per_tok", self.num_experts_per_tok),
-            ("max_position_embeddings", self.max_position_embeddings),
-        ];
-        if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
-            return wrong(format!("`{name}` is 0; it must be at least 1"));
-        }
-        let reals = [
-            ("rope_theta", self.rope_theta),
-            ("rms_norm_eps", self.rms_norm_eps),
-            ("initializer_range", self.initializer_range),
-            ("router_aux_loss_coef", self.router_aux_loss_coef),
-        ];
-        if let Some((name, value)) = reals.iter().find(|(_, value)| !value.is_finite() || *value < 0.0) {
-            return wrong(format!("`{name}` is {value}; it must be a number of at least 0"));
-        }
-        let (hidden, heads) = (self.hidden_size, self.num_attention_heads);
-        if hidden % heads != 0 || (hidden / heads) % 2 != 0 {
-            return wrong(format!(
-                "`hidden_size` is {hidden}; it must be an even multiple of `num_attention_heads`, which is {heads}"
-            ));
-        }
-        if heads % self.num_key_value_heads != 0 {
-            return wrong(format!(
-                "`num_attention_heads` is {heads}; it must be a multiple of `num_key_value_heads`, which is {}",
-                self.num_key_value_heads
-            ));
-        }
-        if self.num_experts_per_tok > self.num_local_experts {
-            return wrong(format!(
-                "`num_experts_per_tok` is {}, more than `num_local_experts`, which is {}",
-                self.num_experts_per_tok, self.num_local_experts
-            ));
-        }
-        Ok(())
-    }
-
     /// Names and shapes of transformers v4's `MixtralForCausalLM`.
     fn tensors(&self, vocabulary: usize) -> BTreeMap<String, Spec> {
         let dtype: Dtype = self.torch_dtype.float().dtype();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Dataset, Stage, Work};
+use super::{Dataset, Fault, Stage, Work};
 use crate::corpus::files_below;
 use crate::corpus::parquet::{self, Binary, Options};
 use crate::error::{Error, Result};
@@ -35,10 +35,16 @@ impl Stage for Parquet2Jsonl {
     const KIND: &'static str = "parquet2jsonl";
     const REVISION: u32 = 1;
 
-    fn run(&self, work: &mut Work) -> Result<()> {
+    fn check(&self) -> Result<(), Fault> {
         if self.columns.as_ref().is_some_and(Vec::is_empty) {
-            return Err(Error::invalid("`columns` is empty: nothing would be written").hint("leave it out for all"));
+            return Err(
+                Fault::new("columns", "`columns` is empty: nothing would be written").hint("leave it out for all")
+            );
         }
+        Ok(())
+    }
+
+    fn run(&self, work: &mut Work) -> Result<()> {
         let dataset = &self.dataset;
         let root = dataset.path.as_deref().ok_or_else(|| {
             Error::invalid(format!("there are no files of the dataset `{}`", dataset.name))

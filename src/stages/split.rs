@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Dataset, Form, Stage, Work};
+use super::{Dataset, Fault, Form, Stage, Work};
 use crate::corpus::files_below;
 use crate::corpus::split::{Method, Options, Ratio, split};
 use crate::error::{Context, Error, Result};
@@ -32,6 +32,10 @@ pub struct Split {
 impl Stage for Split {
     const KIND: &'static str = "split";
     const REVISION: u32 = 2;
+
+    fn check(&self) -> Result<(), Fault> {
+        self.splits().map(|_| ())
+    }
 
     fn run(&self, work: &mut Work) -> Result<()> {
         let (train, dev) = self.splits()?;
@@ -70,16 +74,19 @@ impl Stage for Split {
 
 impl Split {
     /// The names of the two splits: `train`, and the other one.
-    fn splits(&self) -> Result<(&str, &str)> {
+    fn splits(&self) -> Result<(&str, &str), Fault> {
         let name = &self.dataset.name;
         let registered: Vec<&str> = self.dataset.doc.keys().map(String::as_str).collect();
         let mut others = registered.iter().filter(|split| **split != "train");
         match (registered.contains(&"train"), others.next(), others.next()) {
             (true, Some(dev), None) => Ok(("train", dev)),
-            _ => Err(Error::invalid(format!(
-                "split makes two splits, train and another, and the dataset `{name}` has: {}",
-                registered.join(", ")
-            ))
+            _ => Err(Fault::new(
+                "dataset",
+                format!(
+                    "split makes two splits, train and another, and the dataset `{name}` has: {}",
+                    registered.join(", ")
+                ),
+            )
             .hint("write `splits = [\"train\", \"dev\"]` in datasets.toml")),
         }
     }

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Dataset, Input, Progress, Share, Stage, Work};
+use super::{Dataset, Fault, Input, Progress, Share, Stage, Work};
 use crate::corpus::Blocks;
 use crate::error::{Context, Error, Result, nearest};
 use crate::events::Unit;
@@ -119,8 +119,57 @@ impl Stage for Train {
     const KIND: &'static str = "train";
     const REVISION: u32 = 3;
 
+    /// Numbers that no run can have.
+    fn check(&self) -> Result<(), Fault> {
+        let wrong = |name: &str, value: f64, what: &str| {
+            Err(Fault::new(name, format!("`{name}` is {value}; it must be {what}")))
+        };
+        for (name, value) in [
+            ("learning_rate", self.learning_rate),
+            ("embedding_learning_rate", self.embedding_learning_rate.unwrap_or_default()),
+            ("epochs", self.epochs),
+            ("weight_decay", self.weight_decay),
+            ("max_grad_norm", self.max_grad_norm),
+            ("neftune_alpha", self.neftune_alpha),
+            ("lora.alpha", self.lora.alpha),
+        ] {
+            if !(value >= 0.0 && value.is_finite()) {
+                return wrong(name, value, "at least 0");
+            }
+        }
+        if self.epsilon.is_nan() || self.epsilon <= 0.0 {
+            return wrong("epsilon", self.epsilon, "above 0");
+        }
+        for (name, value) in [
+            ("warmup_ratio", self.warmup_ratio),
+            ("decay_ratio", self.decay_ratio),
+            ("min_lr_ratio", self.min_lr_ratio),
+        ] {
+            if !(0.0..=1.0).contains(&value) {
+                return wrong(name, value, "between 0 and 1");
+            }
+        }
+        if self.min_lr_ratio > 0.0 && !matches!(self.scheduler, Scheduler::Cosine | Scheduler::WarmupStableDecay) {
+            let message = format!("`min_lr_ratio` is {}, but this scheduler has no floor", self.min_lr_ratio);
+            return Err(Fault::new("min_lr_ratio", message)
+                .hint("set `scheduler` to \"cosine\" or \"warmup_stable_decay\", or leave `min_lr_ratio` out"));
+        }
+        for (name, value) in [("beta1", self.beta1), ("beta2", self.beta2), ("lora.dropout", self.lora.dropout)] {
+            if !(0.0..1.0).contains(&value) {
+                return wrong(name, value, "at least 0 and below 1");
+            }
+        }
+        if self.lora.rank == 0 {
+            return wrong("lora.rank", 0.0, "at least 1");
+        }
+        if self.quantization == Quantization::Nf4 && self.method == Method::Full {
+            return Err(Fault::new("quantization", "weights packed to NF4 cannot be trained")
+                .hint("set `method = \"lora\"`, or `quantization = \"none\"`"));
+        }
+        Ok(())
+    }
+
     fn run(&self, work: &mut Work) -> Result<()> {
-        self.check()?;
         training::keep_freed_memory();
         let mix = self.open_mix()?;
         let validation = self.open_validation()?;
@@ -206,58 +255,6 @@ impl Host for WorkHost<'_> {
 }
 
 impl Train {
-    /// Numbers that no run can have.
-    fn check(&self) -> Result<()> {
-        let wrong = |name: &str, value: f64, what: &str| {
-            Err(Error::invalid(format!("`{name}` is {value}; it must be {what}")))
-        };
-        for (name, value) in [
-            ("learning_rate", self.learning_rate),
-            ("embedding_learning_rate", self.embedding_learning_rate.unwrap_or_default()),
-            ("epochs", self.epochs),
-            ("weight_decay", self.weight_decay),
-            ("max_grad_norm", self.max_grad_norm),
-            ("neftune_alpha", self.neftune_alpha),
-            ("lora.alpha", self.lora.alpha),
-        ] {
-            if !(value >= 0.0 && value.is_finite()) {
-                return wrong(name, value, "at least 0");
-            }
-        }
-        if self.epsilon.is_nan() || self.epsilon <= 0.0 {
-            return wrong("epsilon", self.epsilon, "above 0");
-        }
-        for (name, value) in [
-            ("warmup_ratio", self.warmup_ratio),
-            ("decay_ratio", self.decay_ratio),
-            ("min_lr_ratio", self.min_lr_ratio),
-        ] {
-            if !(0.0..=1.0).contains(&value) {
-                return wrong(name, value, "between 0 and 1");
-            }
-        }
-        if self.min_lr_ratio > 0.0 && !matches!(self.scheduler, Scheduler::Cosine | Scheduler::WarmupStableDecay) {
-            return Err(Error::invalid(format!(
-                "`min_lr_ratio` is {}, but this scheduler has no floor",
-                self.min_lr_ratio
-            ))
-            .hint("set `scheduler` to \"cosine\" or \"warmup_stable_decay\", or leave `min_lr_ratio` out"));
-        }
-        for (name, value) in [("beta1", self.beta1), ("beta2", self.beta2), ("lora.dropout", self.lora.dropout)] {
-            if !(0.0..1.0).contains(&value) {
-                return wrong(name, value, "at least 0 and below 1");
-            }
-        }
-        if self.lora.rank == 0 {
-            return wrong("lora.rank", 0.0, "at least 1");
-        }
-        if self.quantization == Quantization::Nf4 && self.method == Method::Full {
-            return Err(Error::invalid("weights packed to NF4 cannot be trained")
-                .hint("set `method = \"lora\"`, or `quantization = \"none\"`"));
-        }
-        Ok(())
-    }
-
     fn open_mix(&self) -> Result<Mix> {
         let open = |share: &Share| {
             let blocks = open_split(&share.dataset, TRAIN)?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Documents, Stage, Work};
+use super::{Documents, Fault, Stage, Work};
 use crate::corpus::each_text;
 use crate::error::{Error, Result};
 use crate::events::Unit;
@@ -51,24 +51,34 @@ pub enum Normalization {
 
 impl Stage for TrainTokenizer {
     const KIND: &'static str = "train-tokenizer";
-    const REVISION: u32 = 1;
+    const REVISION: u32 = 2;
+
+    fn check(&self) -> Result<(), Fault> {
+        let wrong = |name: &str, why: &str| Err(Fault::new(name, format!("`{name}` {why}")));
+        if !(self.character_coverage > 0.0 && self.character_coverage <= 1.0) {
+            return wrong("character_coverage", "is a share of the text: above 0, at most 1");
+        }
+        for (name, value) in [
+            ("max_sentencepiece_length", self.max_sentencepiece_length),
+            ("max_sentence_length", self.max_sentence_length),
+            ("lines", self.lines),
+        ] {
+            if value == 0 {
+                return wrong(name, "must be at least 1");
+            }
+        }
+        if self.train.is_empty() {
+            return wrong("train", "must name at least one corpus");
+        }
+        let special = self.rules().meta_pieces().len();
+        if self.vocab_size <= special {
+            return wrong("vocab_size", &format!("must be above {special}, the number of special pieces"));
+        }
+        Ok(())
+    }
 
     fn run(&self, work: &mut Work) -> Result<()> {
-        self.check()?;
-        let Normalization::Identity = self.normalization;
-        let rules = Rules {
-            normalizer: Normalizer {
-                add_dummy_prefix: self.add_dummy_prefix,
-                remove_extra_whitespaces: self.remove_extra_whitespaces,
-                escape_whitespaces: true,
-                whitespace_as_suffix: false,
-            },
-            byte_fallback: self.byte_fallback,
-            split_digits: self.split_digits,
-            allow_whitespace_only_pieces: self.allow_whitespace_only_pieces,
-            max_sentencepiece_length: self.max_sentencepiece_length,
-            max_sentence_length: self.max_sentence_length,
-        };
+        let rules = self.rules();
         let sample = training_lines(&self.train, self.lines, self.max_sentence_length, work)?;
         let words = words_of(sample, rules, "train")?;
 
@@ -80,7 +90,9 @@ impl Stage for TrainTokenizer {
         })?;
         progress.set(self.vocab_size as u64);
         progress.finish();
-        Tokenizer::from(SentencePiece::new(trained.model(trained.merges.len()))?).save(work.output())?;
+        let model = trained.model(trained.merges.len());
+        model.write_vocab(&work.output().join("tokenizer.vocab"))?;
+        Tokenizer::from(SentencePiece::new(model)?).save(work.output())?;
 
         work.metric("pieces", trained.vocab_size());
         work.metric("merges", trained.merges.len());
@@ -91,18 +103,21 @@ impl Stage for TrainTokenizer {
 }
 
 impl TrainTokenizer {
-    fn check(&self) -> Result<()> {
-        let wrong = |what: &str| Err(Error::invalid(what.to_owned()));
-        if !(self.character_coverage > 0.0 && self.character_coverage <= 1.0) {
-            return wrong("`character_coverage` is a share of the text: above 0, at most 1");
+    fn rules(&self) -> Rules {
+        let Normalization::Identity = self.normalization;
+        Rules {
+            normalizer: Normalizer {
+                add_dummy_prefix: self.add_dummy_prefix,
+                remove_extra_whitespaces: self.remove_extra_whitespaces,
+                escape_whitespaces: true,
+                whitespace_as_suffix: false,
+            },
+            byte_fallback: self.byte_fallback,
+            split_digits: self.split_digits,
+            allow_whitespace_only_pieces: self.allow_whitespace_only_pieces,
+            max_sentencepiece_length: self.max_sentencepiece_length,
+            max_sentence_length: self.max_sentence_length,
         }
-        if self.max_sentencepiece_length == 0 {
-            return wrong("`max_sentencepiece_length` must be at least 1");
-        }
-        if self.lines == 0 {
-            return wrong("`lines` must be at least 1");
-        }
-        Ok(())
     }
 }
 

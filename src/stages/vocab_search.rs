@@ -1,23 +1,30 @@
-//! `vocab-search`: Chinese text → the size of its vocabulary, and the base tokenizer with its pieces appended.
+//! `vocab-search`: text of a language → the size of its vocabulary, and the base tokenizer with its pieces appended.
 
-mod sizes;
+pub(super) mod choice;
+pub(super) mod figures;
+pub(super) mod sizes;
+pub(super) mod sweep;
+pub(super) mod text;
 
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::train_tokenizer::{each_line, training_lines, words_of};
-use super::{Documents, Input, Stage, Work};
+use super::{Documents, Fault, Input, Stage, Work};
 use crate::error::{Context, Error, Result};
 use crate::events::Unit;
 use crate::files;
-use crate::tokenizer::alp::{self, Score};
-use crate::tokenizer::extend::{Extension, Recipe, Scores, has_han};
-use crate::tokenizer::trainer::{Alphabet, Rules, Trained, Words, train};
-use crate::tokenizer::{Sample, SentencePiece, Tokenizer, knee};
+use crate::report::thousands;
+use crate::tokenizer::extend::{Extension, Recipe, Scores, extended};
+use crate::tokenizer::trainer::{Alphabet, Trained, train};
+use crate::tokenizer::{ModelProto, Scripts, SentencePiece, Tokenizer};
 
+use choice::{Choice, Knees, Wish, choose};
+use figures::{Names, short_name};
 use sizes::Sizes;
+use sweep::Curve;
+use text::{Base, Corpus, Training, rules, special_pieces};
 
 /// For every number of single characters one vocabulary is trained, up to the largest size; the smaller ones are its
 /// beginnings. Each is scored by ALP on every scoring corpus.
@@ -30,14 +37,21 @@ pub struct VocabSearch {
     pub train: Vec<Documents>,
     /// The corpora to score on, each for itself.
     pub score: Vec<Documents>,
+    /// The scripts of the language.
+    pub scripts: Scripts,
     /// How many single characters get a piece: one curve for each.
     pub single_characters: Vec<usize>,
     /// Sizes of the trained vocabularies, special pieces included, as `spm_train` counts.
     pub sizes: Sizes,
+    /// Take the curve with this many single characters instead of the one with the best ALP.
+    pub alphabet: Option<usize>,
     /// Take this size of the trained vocabulary instead of the knee.
     pub size: Option<usize>,
     /// Append exactly this many pieces, whatever size that takes.
     pub add: Option<usize>,
+    /// Characters without a piece are scored as bytes, as a base with byte fallback encodes them; else as one unknown
+    /// token.
+    pub byte_fallback: bool,
     /// At most this many lines are trained on, and as many of each scoring corpus scored, drawn evenly from all.
     pub lines: usize,
     /// Which pieces are appended.
@@ -46,142 +60,130 @@ pub struct VocabSearch {
     pub scores: Scores,
 }
 
-/// The lines of one scoring corpus.
-struct Corpus {
-    name: String,
-    lines: Sample,
-    characters: usize,
-}
-
-/// The vocabularies of one number of single characters.
-struct Curve {
-    trained: Trained,
-    /// Ascending, with the number of merges of each.
-    sizes: Vec<usize>,
-    merges: Vec<usize>,
-    /// The size that appends exactly as many pieces as asked for.
-    exact: Option<usize>,
-    /// By corpus and size.
-    scores: Vec<Vec<Score>>,
-}
-
-/// The vocabulary that was taken.
-struct Choice {
-    curve: usize,
-    /// Index into the curve's sizes.
-    at: usize,
-    why: String,
+/// What a search found.
+struct Found<'a> {
+    corpora: &'a [Corpus],
+    curves: &'a [Curve],
+    knees: &'a Knees,
+    choice: &'a Choice,
+    figures: &'a Names,
 }
 
 impl Stage for VocabSearch {
     const KIND: &'static str = "vocab-search";
-    const REVISION: u32 = 2;
+    const REVISION: u32 = 4;
+
+    fn check(&self) -> Result<(), Fault> {
+        let wrong = |name: &str, why: &str| Err(Fault::new(name, format!("`{name}` {why}")));
+        for (name, documents) in [("train", &self.train), ("score", &self.score)] {
+            if documents.is_empty() {
+                return wrong(name, "must name at least one corpus");
+            }
+        }
+        if self.single_characters.is_empty() {
+            return wrong("single_characters", "must name at least one number");
+        }
+        if self.single_characters.contains(&0) {
+            return wrong("single_characters", "must name numbers of at least 1");
+        }
+        for (name, value) in
+            [("alphabet", self.alphabet), ("size", self.size), ("add", self.add), ("lines", Some(self.lines))]
+        {
+            if value == Some(0) {
+                return wrong(name, "must be at least 1");
+            }
+        }
+        if self.size.is_some() && self.add.is_some() {
+            return Err(Fault::new("add", "`size` and `add` both say how large the vocabulary is to be")
+                .hint("give one of them"));
+        }
+        let smallest = self.all_sizes()[0];
+        let most = self.all_alphabets().last().copied().unwrap_or(0);
+        let special = special_pieces(self.byte_fallback);
+        if most + special > smallest {
+            let at_fault = if self.size == Some(smallest) { "size" } else { "sizes" };
+            return Err(Fault::new(at_fault, no_room(smallest, most, special)).hint(NO_ROOM_ADVICE));
+        }
+        check_recipe("scripts", self.recipe, &self.scripts)
+    }
 
     fn run(&self, work: &mut Work) -> Result<()> {
-        self.check()?;
-        let base = Tokenizer::open(self.base.path())?;
-        let Some(model) = base.sentencepiece().map(SentencePiece::model) else {
-            return Err(Error::invalid(format!("`base`: {} is no SentencePiece model", self.base.from))
-                .hint("new pieces can be appended to a `tokenizer.model` only; give that of the base model"));
-        };
+        let base = Base::open(&self.base)?;
+        base.compare_fallback(self.byte_fallback, work);
         let corpora = self.corpora(work)?;
-        let words = self.words(work)?;
-        let alphabets = self.alphabets(&words, work)?;
-        let extension = Extension::new(model, self.recipe);
+        let training = self.training(work)?;
+        let alphabets = self.alphabets(&training, work)?;
+        let extension = Extension::new(&base.model, self.recipe, self.scripts.clone());
+        self.check_add(&training, &alphabets, &extension)?;
 
-        let curves = self.curves(&words, &alphabets, &corpora, &extension, work)?;
-        let choice = self.choose(&curves)?;
+        let curves = self.curves(&training, &alphabets, &corpora, &extension, work)?;
+        let all: Vec<usize> = (0..curves.len()).collect();
+        let asked = self.alphabet.map(|asked| {
+            // The text may have fewer characters.
+            let most = |at: &usize| curves[*at].single_characters() <= asked;
+            vec![all.iter().copied().rfind(most).unwrap_or(0)]
+        });
+        let among = asked.as_ref().unwrap_or(&all);
+        let knees = Knees::of(&curves, among, &self.all_sizes(), corpora.len())
+            .ok_or_else(|| Error::new("there are no sizes to choose from"))?;
+        let choice = choose(&curves, among, asked.is_some(), self.wish(), &knees);
+
         let curve = &curves[choice.curve];
-        let extended = extension.extend(model, &curve.trained, curve.merges[choice.at], self.scores);
-        let added = extended.pieces.len() - model.pieces.len();
-        let tokenizer = Tokenizer::from(SentencePiece::new(extended)?);
-        tokenizer.save(work.output())?;
-        self.report(work, &base, &tokenizer, added, &corpora, &curves, &choice)
+        let merges = curve.merges[choice.at];
+        save_trained(&curve.trained, merges, work, "trained")?;
+        let after = save_extended(&base.model, extension.pieces(&curve.trained, merges), self.scores, work)?;
+        let figures = figures::save(work.output(), &corpora, &curves, &knees, &choice)?;
+        let found = Found { corpora: &corpora, curves: &curves, knees: &knees, choice: &choice, figures: &figures };
+        found.report(&base.tokenizer, &after, work)
     }
 }
 
+const NO_ROOM_ADVICE: &str = "raise the smallest of `sizes`, or ask for fewer `single_characters`";
+
+fn no_room(size: usize, single: usize, special: usize) -> String {
+    format!("a vocabulary of {size} pieces has no room for {single} single characters and {special} special pieces")
+}
+
+/// `recipe = "clean"` cannot tell a language in Latin letters from English.
+pub(super) fn check_recipe(parameter: &str, recipe: Recipe, scripts: &Scripts) -> Result<(), Fault> {
+    if recipe == Recipe::Clean && scripts.has_latin() {
+        let message = format!(
+            "`{parameter}`: Latin is the script of English too, which `recipe = \"clean\"` leaves as it is"
+        );
+        return Err(Fault::new(parameter, message)
+            .hint("write `recipe = \"as-published\"`, which appends every new piece; English text may then be encoded differently"));
+    }
+    Ok(())
+}
+
+/// Writes the vocabulary of so many merges as it was trained, for those who merge it elsewhere.
+pub(super) fn save_trained(trained: &Trained, merges: usize, work: &Work, name: &str) -> Result<()> {
+    let model = trained.model(merges);
+    model.write(&work.output().join(format!("{name}.model")))?;
+    model.write_vocab(&work.output().join(format!("{name}.vocab")))
+}
+
+/// Writes the base with the pieces appended, in all its files.
+pub(super) fn save_extended(
+    base: &ModelProto,
+    pieces: impl IntoIterator<Item = String>,
+    scores: Scores,
+    work: &Work,
+) -> Result<Tokenizer> {
+    let model = extended(base, pieces, scores);
+    model.write_vocab(&work.output().join("tokenizer.vocab"))?;
+    let tokenizer = Tokenizer::from(SentencePiece::new(model)?);
+    tokenizer.save(work.output())?;
+    Ok(tokenizer)
+}
+
 impl VocabSearch {
-    fn check(&self) -> Result<()> {
-        let wrong = |what: &str| Err(Error::invalid(what.to_owned()));
-        if self.size.is_some() && self.add.is_some() {
-            return wrong("`size` and `add` both say how large the vocabulary is to be; give one of them");
+    fn wish(&self) -> Wish {
+        match (self.add, self.size) {
+            (Some(add), _) => Wish::Add(add),
+            (None, Some(size)) => Wish::Size(size),
+            (None, None) => Wish::Knee,
         }
-        if self.add == Some(0) {
-            return wrong("`add` must be above 0");
-        }
-        if self.single_characters.is_empty() {
-            return wrong("`single_characters` must name at least one number");
-        }
-        if self.lines == 0 {
-            return wrong("`lines` must be at least 1");
-        }
-        if self.train.is_empty() || self.score.is_empty() {
-            return wrong("`train` and `score` must name at least one corpus each");
-        }
-        Ok(())
-    }
-
-    fn corpora(&self, work: &Work) -> Result<Vec<Corpus>> {
-        let corpus = |documents: &Documents| {
-            let mut lines = Sample::new(self.lines);
-            each_line(std::slice::from_ref(documents), "read", work, |line| {
-                let line = line.trim();
-                if !line.is_empty() {
-                    lines.add(line);
-                }
-            })?;
-            if !lines.lines().iter().any(|line| has_han(line)) {
-                return Err(Error::invalid(format!("`score`: {} holds no Chinese character", documents.from))
-                    .hint("score on Chinese text: what is measured is how well a Chinese vocabulary fits it"));
-            }
-            let characters = lines.lines().iter().map(|line| line.chars().count()).sum();
-            Ok(Corpus { name: documents.from.clone(), lines, characters })
-        };
-        self.score.iter().map(corpus).collect()
-    }
-
-    fn words(&self, work: &Work) -> Result<Words> {
-        let rules = Rules::SENTENCEPIECE;
-        let sample = training_lines(&self.train, self.lines, rules.max_sentence_length, work)?;
-        if !sample.lines().iter().any(|line| has_han(line)) {
-            return Err(Error::invalid("`train`: the documents hold no Chinese character"));
-        }
-        words_of(sample, rules, "train")
-    }
-
-    /// The numbers of single characters, as far as the text has that many, ascending.
-    fn alphabets(&self, words: &Words, work: &Work) -> Result<Vec<usize>> {
-        let there_are = words.alphabet(Alphabet::Characters(usize::MAX));
-        let mut alphabets: Vec<usize> = self.single_characters.clone();
-        for number in &mut alphabets {
-            if *number > there_are.len() {
-                work.warn(format!(
-                    "the text has {} single characters, not {number}: all of them are taken",
-                    there_are.len()
-                ));
-                *number = there_are.len();
-            }
-        }
-        alphabets.sort_unstable();
-        alphabets.dedup();
-        let special = words.rules().meta_pieces().len();
-        let smallest = self.all_sizes()[0];
-        if let Some(number) = alphabets.iter().find(|number| *number + special > smallest) {
-            return Err(Error::invalid(format!(
-                "a vocabulary of {smallest} pieces has no room for {number} single characters and {special} special pieces"
-            ))
-            .hint("raise the smallest of `sizes`, or ask for fewer `single_characters`"));
-        }
-        // More pieces than characters in the text cannot come out: said here, before the long work.
-        let all: u64 = there_are.iter().map(|(_, count)| count).sum();
-        let largest = self.all_sizes().last().copied().unwrap_or(0);
-        if (all as usize) < largest {
-            return Err(Error::invalid(format!(
-                "the text to train on has {all} characters, too few for a vocabulary of {largest} pieces"
-            ))
-            .hint("give more text, or ask for smaller `sizes`"));
-        }
-        Ok(alphabets)
     }
 
     /// The sizes to score, with the one asked for.
@@ -193,9 +195,81 @@ impl VocabSearch {
         sizes
     }
 
+    /// The numbers of single characters, with the one asked for, ascending.
+    fn all_alphabets(&self) -> Vec<usize> {
+        let mut alphabets = self.single_characters.clone();
+        alphabets.extend(self.alphabet);
+        alphabets.sort_unstable();
+        alphabets.dedup();
+        alphabets
+    }
+
+    fn corpora(&self, work: &Work) -> Result<Vec<Corpus>> {
+        let corpus = |documents: &Documents| {
+            let corpus = Corpus::read("score", &documents.from, std::slice::from_ref(documents), self.lines, work)?;
+            corpus.check("score", &self.scripts)?;
+            Ok(corpus)
+        };
+        self.score.iter().map(corpus).collect()
+    }
+
+    fn training(&self, work: &Work) -> Result<Training> {
+        let training = Training::read("train", &self.train, self.lines, rules(self.byte_fallback), work)?;
+        training.check("train", &self.scripts)?;
+        Ok(training)
+    }
+
+    /// The numbers of single characters, as far as the text has that many, ascending.
+    fn alphabets(&self, training: &Training, work: &Work) -> Result<Vec<usize>> {
+        let there_are = training.characters.len();
+        let mut alphabets = self.all_alphabets();
+        for number in &mut alphabets {
+            if *number > there_are {
+                work.warn(format!(
+                    "the text has {there_are} single characters, not {number}: all of them are taken"
+                ));
+                *number = there_are;
+            }
+        }
+        alphabets.dedup();
+        // More pieces than the text can give are refused here, before the long work.
+        let largest = self.all_sizes().last().copied().unwrap_or(0);
+        let most = training.largest_size(alphabets[0]);
+        if most < largest {
+            return Err(Error::invalid(format!(
+                "`train`: the text gives a vocabulary of {most} pieces at most, not the {largest} asked for"
+            ))
+            .hint("give more text, or ask for smaller `sizes`"));
+        }
+        Ok(alphabets)
+    }
+
+    /// Refuses what no size can append exactly, as far as it shows before the long work.
+    fn check_add(&self, training: &Training, alphabets: &[usize], extension: &Extension) -> Result<()> {
+        let Some(add) = self.add else { return Ok(()) };
+        for number in alphabets {
+            let single = &training.characters[..*number];
+            let least = single.iter().filter(|(c, _)| extension.takes(&c.to_string())).count();
+            if least > add {
+                return Err(Error::invalid(format!(
+                    "{number} single characters alone give {least} new pieces, not the {add} asked for"
+                ))
+                .hint("ask for fewer `single_characters`, or raise `add`"));
+            }
+            let most = training.largest_size(*number);
+            if most < add {
+                return Err(Error::invalid(format!(
+                    "the text gives {most} pieces at most with {number} single characters, not the {add} asked for"
+                ))
+                .hint("give more text, or lower `add`"));
+            }
+        }
+        Ok(())
+    }
+
     fn curves(
         &self,
-        words: &Words,
+        training: &Training,
         alphabets: &[usize],
         corpora: &[Corpus],
         extension: &Extension,
@@ -205,11 +279,10 @@ impl VocabSearch {
         let largest = sizes.last().copied().unwrap_or(0);
         let progress = work.progress("train", Some((alphabets.len() * largest) as u64), Unit::Items);
         let curve = |&number: &usize| {
-            let alphabet = Alphabet::Characters(number);
-            let single = words.alphabet(alphabet);
+            let single = &training.characters[..number];
             let single = single.iter().filter(|(c, _)| extension.takes(&c.to_string())).count();
             let (mut seen, mut appended) = (0, single);
-            let trained = train(words, alphabet, largest, |merges| {
+            let trained = train(&training.words, Alphabet::Characters(number), largest, |merges| {
                 let new = &merges[seen..];
                 appended += new.iter().filter(|piece| extension.takes(piece)).count();
                 progress.add(new.len() as u64);
@@ -221,9 +294,7 @@ impl VocabSearch {
             if let Some(add) = self.add {
                 curve.include(self.merges_for(add, &curve.trained, extension)?);
             }
-            for corpus in corpora {
-                curve.scores.push(alp::scores(&curve.trained, &curve.merges, &corpus.lines.lines())?);
-            }
+            curve.score(corpora)?;
             Ok(curve)
         };
         let curves = alphabets.par_iter().map(curve).collect();
@@ -241,73 +312,41 @@ impl VocabSearch {
             .hint(if add < least { "ask for fewer `single_characters`" } else { "give more text, or lower `add`" })
         })
     }
+}
 
-    fn choose(&self, curves: &[Curve]) -> Result<Choice> {
-        if let Some(add) = self.add {
-            // Every curve has its own size that appends so many.
-            let own = |curve: &Curve| curve.sizes.iter().position(|size| Some(*size) == curve.exact).unwrap_or(0);
-            let at: Vec<usize> = curves.iter().map(own).collect();
-            let best = best_of(curves, &at);
-            let why = format!("the best ALP of the vocabularies that append exactly {add} pieces");
-            return Ok(Choice { curve: best, at: at[best], why });
-        }
-        let sizes = &curves[0].sizes;
-        let best_at = |at: usize| best_of(curves, &vec![at; curves.len()]);
-        let (at, why) = match self.size {
-            Some(size) => {
-                let at = sizes.iter().position(|other| *other == size).unwrap_or(0);
-                (at, format!("the best ALP at the size asked for, {size}"))
-            }
-            None => {
-                let values: Vec<f64> =
-                    (0..sizes.len()).map(|at| curves[best_at(at)].value(&curves[0], at)).collect();
-                let at = knee(sizes, &values).unwrap_or(0);
-                let why = "the best ALP at the knee, the size where the curve of the best ALP lies highest above the line between its ends";
-                (at, why.to_owned())
-            }
-        };
-        Ok(Choice { curve: best_at(at), at, why })
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "a report sees all there is")]
-    fn report(
-        &self,
-        work: &Work,
-        before: &Tokenizer,
-        after: &Tokenizer,
-        added: usize,
-        corpora: &[Corpus],
-        curves: &[Curve],
-        choice: &Choice,
-    ) -> Result<()> {
+impl Found<'_> {
+    /// Writes `search.json`, and says the figures of the receipt.
+    fn report(&self, before: &Tokenizer, after: &Tokenizer, work: &Work) -> Result<()> {
         let mut measured = Vec::new();
-        for corpus in corpora {
-            let count = |tokenizer: &Tokenizer| -> Result<usize> {
-                corpus.lines.lines().par_iter().map(|line| Ok(tokenizer.encode(line)?.len())).sum()
-            };
+        for corpus in self.corpora {
             work.check()?;
-            measured.push((corpus, count(before)?, count(after)?));
+            measured.push((corpus, corpus.tokens(before)?, corpus.tokens(after)?));
         }
-        let curve = &curves[choice.curve];
-        let (size, single) = (curve.sizes[choice.at], curve.trained.characters.len());
+        let curve = &self.curves[self.choice.curve];
+        let (size, single) = (curve.sizes[self.choice.at], curve.single_characters());
+        let added = after.vocab_size() - before.vocab_size();
         let search = json!({
             "choice": {
                 "size": size,
                 "single_characters": single,
                 "added": added,
                 "vocabulary": after.vocab_size(),
-                "why": choice.why,
+                "why": self.choice.why,
+                "curves": self.choice.json(self.curves),
             },
-            "corpora": measured.iter().map(|(corpus, before, after)| json!({
+            "knee": self.knees.json(self.corpora),
+            "corpora": measured.iter().zip(&self.figures.corpora).map(|((corpus, before, after), figure)| json!({
                 "name": corpus.name,
                 "lines": corpus.lines.lines().len(),
                 "lines_in_all": corpus.lines.seen(),
                 "characters": corpus.characters,
                 "tokens_before": before,
                 "tokens_after": after,
+                "figure": figure,
             })).collect::<Vec<_>>(),
-            "curves": curves.iter().map(|curve| json!({
-                "single_characters": curve.trained.characters.len(),
+            "combined_figure": self.figures.combined,
+            "curves": self.curves.iter().map(|curve| json!({
+                "single_characters": curve.single_characters(),
                 "points": (0..curve.sizes.len()).map(|at| json!({
                     "size": curve.sizes[at],
                     "tokens": curve.scores.iter().map(|scores| scores[at].tokens).collect::<Vec<_>>(),
@@ -329,6 +368,7 @@ impl VocabSearch {
             ("vocabulary", after.vocab_size()),
             ("size", size),
             ("single_characters", single),
+            ("knee", self.knees.combined.size),
             ("characters", characters),
             ("tokens_before", tokens_before),
             ("tokens_after", tokens_after),
@@ -338,45 +378,24 @@ impl VocabSearch {
         work.metric("tokens_per_character_before", share(tokens_before, characters));
         work.metric("tokens_per_character_after", share(tokens_after, characters));
         work.metric("cut_percent", cut);
-        work.note(format!(
-            "vocabulary: {added} pieces added, {} in all ({size} trained, {single} single characters: {})\n\
-             tokens per character: {:.3} → {:.3} ({cut:.1} % fewer tokens)",
-            after.vocab_size(),
-            choice.why,
+        let names: Vec<String> = self.corpora.iter().map(|corpus| short_name(&corpus.name)).collect();
+        let mut note = vec![
+            format!(
+                "vocabulary: {} pieces added, {} in all ({} trained, {} single characters)",
+                thousands(added),
+                thousands(after.vocab_size()),
+                thousands(size),
+                thousands(single)
+            ),
+            format!("taken: {}; {}", self.choice.why, self.knees.sentence(&names)),
+        ];
+        note.extend(self.choice.sentence(self.curves));
+        note.push(format!(
+            "tokens per character: {:.3} → {:.3} ({cut:.1} % fewer tokens)",
             share(tokens_before, characters),
             share(tokens_after, characters),
         ));
+        work.note(note.join("\n"));
         Ok(())
     }
-}
-
-impl Curve {
-    fn new(trained: Trained, sizes: Vec<usize>) -> Self {
-        let fixed = trained.size_with(0);
-        let merges = sizes.iter().map(|size| size.saturating_sub(fixed)).collect();
-        Self { trained, sizes, merges, exact: None, scores: Vec::new() }
-    }
-
-    /// Adds the size of so many merges.
-    fn include(&mut self, merges: usize) {
-        let size = self.trained.size_with(merges);
-        self.exact = Some(size);
-        if let Err(at) = self.sizes.binary_search(&size) {
-            self.sizes.insert(at, size);
-            self.merges.insert(at, merges);
-        }
-    }
-
-    /// ALP at a size, as the mean over the corpora of its ratio to that of the first size of `first`, so that a
-    /// corpus of long lines, whose ALP is large, weighs no more than others. Higher is better, as with ALP itself.
-    fn value(&self, first: &Curve, at: usize) -> f64 {
-        let ratios = self.scores.iter().zip(&first.scores).map(|(own, first)| -own[at].alp / first[0].alp);
-        ratios.map(|ratio| if ratio.is_finite() { ratio } else { 0.0 }).sum::<f64>() / self.scores.len() as f64
-    }
-}
-
-/// The curve with the best value, each taken at its own place; of equal ones that with fewer single characters.
-fn best_of(curves: &[Curve], at: &[usize]) -> usize {
-    let value = |curve: usize| curves[curve].value(&curves[0], at[curve]);
-    (0..curves.len()).reduce(|best, other| if value(other) > value(best) { other } else { best }).unwrap_or(0)
 }

@@ -137,10 +137,9 @@ mod tests {
     #[test]
     fn one_pass_gives_the_score_of_every_size() {
         for byte_fallback in [false, true] {
-            let mut words = Words::new(Rules { byte_fallback, ..Rules::SENTENCEPIECE });
-            LINES[..5].iter().for_each(|line| words.add(line));
+            let words = Words::of(Rules { byte_fallback, ..Rules::SENTENCEPIECE }, &LINES[..5]);
             let meta = words.rules().meta_pieces().len();
-            let trained = train(&words, Alphabet::Characters(14), meta + 14 + 12, |_| Ok(false)).unwrap();
+            let trained = train(words, Alphabet::Characters(14), meta + 14 + 12, |_| Ok(false)).unwrap();
             let merges = [0, 1, 3, 7, 12];
             let scores = scores(&trained, &merges, &LINES).unwrap();
             for (merges, score) in merges.iter().zip(&scores) {

@@ -1,18 +1,21 @@
 //! SentencePiece and HF tokenizers: encoding, BPE training, ALP, merging vocabularies.
 
+pub mod allocation;
 pub mod alp;
 mod bpe;
 mod export;
 pub mod extend;
 mod huggingface;
-mod knee;
+pub mod knee;
 mod normalizer;
 mod pair_map;
 pub(crate) mod proto;
 mod sample;
+mod scripts;
 mod sentencepiece;
 pub mod trainer;
 mod user_defined;
+mod vocab_file;
 
 use std::path::{Path, PathBuf};
 
@@ -23,10 +26,11 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context, Error, Result};
 use crate::files;
 
-pub use knee::knee;
+pub use knee::{Knee, knee};
 pub use normalizer::Normalizer;
 pub use proto::ModelProto;
 pub use sample::Sample;
+pub use scripts::Scripts;
 pub use sentencepiece::SentencePiece;
 
 /// A tokenizer of either family. Encoding and decoding fail for a `tokenizer.json` only, and only where the library that

@@ -82,6 +82,11 @@ impl SentencePiece {
         self.normalizer
     }
 
+    /// Whether characters that are in no piece become bytes.
+    pub fn byte_fallback(&self) -> bool {
+        self.trainer.byte_fallback()
+    }
+
     pub fn bos(&self) -> Option<u32> {
         self.bos
     }
