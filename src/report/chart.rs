@@ -118,11 +118,11 @@ impl Chart {
         for note in &self.notes {
             self.note_line(&mut scene, note, &x, &y);
         }
-        for (at, series) in self.series.iter().enumerate() {
-            draw_series(&mut scene, series, at, &x, &y);
-        }
         for (row, note) in self.notes.iter().enumerate() {
             self.note_text(&mut scene, note, row, &x);
+        }
+        for (at, series) in self.series.iter().enumerate() {
+            draw_series(&mut scene, series, at, &x, &y);
         }
         self.names(&mut scene, &x, &y);
         scene
@@ -176,19 +176,18 @@ impl Chart {
         }
     }
 
-    /// Above the axis, the first note highest, beside its line: on the right, unless only the left has room.
+    /// Above the axis, the first note highest, beside its line: on the right, if there is room.
     fn note_text(&self, scene: &mut Scene, note: &Note, row: usize, x: &Axis) {
         let at = x.place(note.x);
         let baseline = BOTTOM - 12.0 - 22.0 * (self.notes.len() - 1 - row) as f32;
-        let room = 10.0 + width(&note.text, SIZE, Weight::Regular);
-        let is_free = |from: f32, to: f32| {
-            let mut lines = self.notes.iter().map(|note| x.place(note.x));
-            from >= LEFT && to <= RIGHT && lines.all(|line| line == at || line < from || line > to)
-        };
-        let on_the_left = !is_free(at, at + room) && (is_free(at - room, at) || at + room > RIGHT);
-        let (at, anchor) = if on_the_left { (at - 8.0, Anchor::End) } else { (at + 8.0, Anchor::Start) };
-        let text = Text::new(at, baseline, SIZE, note.text.as_str()).anchored(anchor).colored(INK).with_halo();
-        scene.text(text);
+        let room = width(&note.text, SIZE, Weight::Regular);
+        let on_the_left = at + room + 10.0 > RIGHT;
+        let start = if on_the_left { at - 8.0 - room } else { at + 8.0 };
+        // A line of another note that the text crosses breaks off beside it.
+        let corner = Point::new(start - 4.0, baseline - SIZE);
+        scene.items.push(Item::Rectangle { corner, width: room + 8.0, height: SIZE + 5.0, fill: Color::WHITE });
+        let (at, anchor) = if on_the_left { (start + room, Anchor::End) } else { (start, Anchor::Start) };
+        scene.text(Text::new(at, baseline, SIZE, note.text.as_str()).anchored(anchor).colored(INK));
     }
 
     fn point_of(&self, note: &Note) -> Option<(f64, f64)> {

@@ -7,9 +7,6 @@ use super::font::{BITMAP_DESCENT, Glyph, width};
 use super::scene::{Anchor, Color, Item, Point, SCALE, Scene, Stroke, Text, Weight};
 use crate::error::{Error, Result};
 
-/// Width of the seam on each side of a letter's edge, in units.
-const HALO: f32 = 2.0;
-
 /// Of the compression; higher ones take longer and make a chart no smaller.
 const LEVEL: u8 = 5;
 
@@ -93,9 +90,6 @@ impl Canvas {
             transform = transform.pre_concat(Transform::from_row(0.0, -1.0, 1.0, 0.0, 0.0, 0.0));
         }
         let Some(path) = outline(text, whole(start)) else { return };
-        if text.halo {
-            self.stroke(&path, &Stroke::new(Color::WHITE, 2.0 * HALO), transform);
-        }
         self.fill(&path, text.color, transform);
     }
 }

@@ -72,8 +72,6 @@ pub struct Text {
     pub color: Color,
     /// It reads upwards instead of to the right.
     pub upwards: bool,
-    /// A white seam around the letters, so that they can be read over lines.
-    pub halo: bool,
 }
 
 /// Which part of a text stands at its point.
@@ -136,7 +134,6 @@ impl Text {
             weight: Weight::Regular,
             color: Color::BLACK,
             upwards: false,
-            halo: false,
         }
     }
 
@@ -154,9 +151,5 @@ impl Text {
 
     pub fn upwards(self) -> Self {
         Self { upwards: true, ..self }
-    }
-
-    pub fn with_halo(self) -> Self {
-        Self { halo: true, ..self }
     }
 }

@@ -74,9 +74,6 @@ fn text_element(text: &Text) -> String {
     if text.upwards {
         set(&format!(" transform=\"rotate(-90 {x} {y})\""));
     }
-    if text.halo {
-        set(" stroke=\"#ffffff\" stroke-width=\"4\" stroke-linejoin=\"round\" paint-order=\"stroke\"");
-    }
     format!("{tag} fill=\"{}\">{}</text>", color(text.color), escaped(&text.text))
 }
 
