@@ -1,4 +1,5 @@
-//! `tokenizer.model`: an error, or an encoder whose ids are those of the definition, followed step by step.
+//! `tokenizer.model`: an error, or an encoder whose ids are those of the definition, followed step by step; of a Unigram
+//! model, ids that it has.
 //!
 //! Bytes that are no protocol buffer are read as a description of one (see [`described`]), by which far more models come
 //! about that can be encoded with.
@@ -25,7 +26,7 @@ fn described(description: &str) -> (ModelProto, String) {
         whitespace_as_suffix: option('s'),
     };
     let trainer = TrainerSpec {
-        model_type: Some(MODEL_TYPE_BPE),
+        model_type: (!option('g')).then_some(MODEL_TYPE_BPE),
         byte_fallback: Some(option('b')),
         treat_whitespace_as_suffix: Some(option('s')),
         ..TrainerSpec::default()
@@ -138,6 +139,13 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let written = model.encode_to_vec();
     let byte_fallback = model.trainer().is_ok_and(|trainer| trainer.byte_fallback());
+    if model.trainer().is_ok_and(|trainer| trainer.is_unigram()) {
+        let Ok(tokenizer) = Tokenizer::open(&cmx_fuzz::file("tokenizer.model", &written)) else { return };
+        let ids = tokenizer.encode(&text).expect("bytes or the unknown piece for every character");
+        assert!(ids.iter().all(|&id| tokenizer.piece(id).is_some()));
+        let _ = tokenizer.decode(&ids);
+        return;
+    }
     let Ok(tokenizer) = SentencePiece::new(model) else { return };
     let mut ids = Vec::new();
     tokenizer.encode_into(&text, &mut ids);
@@ -148,13 +156,14 @@ fuzz_target!(|bytes: &[u8]| {
     // Unused pieces are taken apart again by rules that say nothing about merging; the slow way is for short texts.
     if !has(PieceKind::Unused) && text.len() <= 300 {
         let mut normalized = String::new();
-        tokenizer.normalizer().normalize(&text, tokenizer.bpe().user_defined(), &mut normalized);
+        tokenizer.vocabulary().normalize(&text, tokenizer.bpe().user_defined(), &mut normalized);
         let expected = by_definition(model, byte_fallback, &normalized);
         assert_eq!(ids, expected, "{text:?} as {normalized:?}");
     }
     // With all bytes and a piece for the space, no text loses anything on the way to ids and back.
     let normalizer = tokenizer.normalizer();
     let is_lossless = byte_fallback
+        && !tokenizer.vocabulary().has_charsmap()
         && !(has(PieceKind::Unused) || has(PieceKind::UserDefined) || has(PieceKind::Control))
         && normalizer.escape_whitespaces
         && !normalizer.remove_extra_whitespaces

@@ -1,4 +1,4 @@
-//! A SentencePiece BPE model as the files that transformers reads: `tokenizer.json` and its companions.
+//! A SentencePiece model as the files that transformers reads: `tokenizer.json` and its companions.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -8,17 +8,18 @@ use serde_json::{Map, Value, json};
 use super::normalizer::SPACE;
 use super::proto::{Piece, PieceKind};
 use super::sentencepiece::SentencePiece;
+use super::vocabulary::Vocabulary;
 
-/// `tokenizer.json` of the same vocabulary; `None` for models whose normalisation it cannot say (white space at the
-/// end, or unescaped).
+/// `tokenizer.json` of the same vocabulary; `None` for models whose normalisation it cannot say: white space at the end,
+/// or unescaped, and maps of characters, of which `tokenizers` takes the shortest keys and SentencePiece the longest.
 ///
 /// The form is that of Llama tokenizers with `legacy = true`, which encode as SentencePiece does. SentencePiece has
 /// scores where `tokenizers` has a list of merges: every way to make a piece of two others is listed, by descending
 /// score of the piece; with equal scores those with the longer left half come first, which makes them act from left
 /// to right as SentencePiece does (the order that transformers' own conversion uses).
 pub fn tokenizer_json(tokenizer: &SentencePiece) -> Option<Value> {
-    let normalizer = tokenizer.normalizer();
-    if normalizer.whitespace_as_suffix || !normalizer.escape_whitespaces {
+    let (vocabulary, normalizer) = (tokenizer.vocabulary(), tokenizer.normalizer());
+    if normalizer.whitespace_as_suffix || !normalizer.escape_whitespaces || vocabulary.has_charsmap() {
         return None;
     }
     let pieces = &tokenizer.model().pieces;
@@ -40,7 +41,7 @@ pub fn tokenizer_json(tokenizer: &SentencePiece) -> Option<Value> {
     if normalizer.add_dummy_prefix {
         decoder.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
     }
-    let vocabulary: Map<String, Value> =
+    let ids: Map<String, Value> =
         pieces.iter().enumerate().map(|(id, piece)| (piece.text().to_owned(), json!(id))).collect();
     Some(json!({
         "version": "1.0",
@@ -54,18 +55,18 @@ pub fn tokenizer_json(tokenizer: &SentencePiece) -> Option<Value> {
         }).collect::<Vec<_>>(),
         "normalizer": {"type": "Sequence", "normalizers": steps},
         "pre_tokenizer": null,
-        "post_processor": tokenizer.bos().map(|bos| template(bos, pieces[bos as usize].text())),
+        "post_processor": vocabulary.bos().map(|bos| template(bos, pieces[bos as usize].text())),
         "decoder": {"type": "Sequence", "decoders": decoder},
         "model": {
             "type": "BPE",
             "dropout": null,
-            "unk_token": pieces[tokenizer.bpe().unknown() as usize].text(),
+            "unk_token": pieces[vocabulary.unknown() as usize].text(),
             "continuing_subword_prefix": null,
             "end_of_word_suffix": null,
             "fuse_unk": true,
             "byte_fallback": pieces.iter().any(|piece| piece.kind() == PieceKind::Byte),
             "ignore_merges": false,
-            "vocab": vocabulary,
+            "vocab": ids,
             "merges": merges(pieces),
         },
     }))
@@ -96,11 +97,11 @@ pub fn transformers_5(tokenizer: &SentencePiece) -> Option<Value> {
 }
 
 /// `tokenizer_config.json`.
-pub fn tokenizer_config(tokenizer: &SentencePiece) -> Value {
-    let pieces = &tokenizer.model().pieces;
+pub fn tokenizer_config(vocabulary: &Vocabulary) -> Value {
+    let pieces = &vocabulary.model().pieces;
     let decoder: Map<String, Value> =
         added(pieces).map(|(id, piece)| (id.to_string(), Value::Object(added_token(piece)))).collect();
-    let [bos, eos, unknown] = special(tokenizer);
+    let [bos, eos, unknown] = special(vocabulary);
     json!({
         "add_bos_token": bos.is_some(),
         "add_eos_token": false,
@@ -119,20 +120,20 @@ pub fn tokenizer_config(tokenizer: &SentencePiece) -> Value {
 }
 
 /// `special_tokens_map.json`.
-pub fn special_tokens_map(tokenizer: &SentencePiece) -> Value {
+pub fn special_tokens_map(vocabulary: &Vocabulary) -> Value {
     let names = ["bos_token", "eos_token", "unk_token"];
     names
         .into_iter()
-        .zip(special(tokenizer))
+        .zip(special(vocabulary))
         .filter_map(|(name, token)| Some((name.to_owned(), json!(token?))))
         .collect::<Map<_, _>>()
         .into()
 }
 
 /// The texts of the beginning, end and unknown pieces.
-fn special(tokenizer: &SentencePiece) -> [Option<&str>; 3] {
-    let text = |id: u32| tokenizer.model().pieces[id as usize].text();
-    [tokenizer.bos().map(text), tokenizer.eos().map(text), Some(text(tokenizer.bpe().unknown()))]
+fn special(vocabulary: &Vocabulary) -> [Option<&str>; 3] {
+    let text = |id: u32| vocabulary.model().pieces[id as usize].text();
+    [vocabulary.bos().map(text), vocabulary.eos().map(text), Some(text(vocabulary.unknown()))]
 }
 
 /// The pieces that are found in a text before anything else is done to it.

@@ -3,6 +3,8 @@
 pub mod allocation;
 pub mod alp;
 mod bpe;
+mod charsmap;
+pub mod efficiency;
 mod export;
 pub mod extend;
 mod huggingface;
@@ -14,14 +16,18 @@ mod sample;
 mod scripts;
 mod sentencepiece;
 pub mod trainer;
+mod unigram;
 mod user_defined;
 mod vocab_file;
+mod vocabulary;
 
 use std::path::{Path, PathBuf};
 
 use huggingface::HuggingFace;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use unigram::Unigram;
+use vocabulary::{Vocabulary, named};
 
 use crate::error::{Context, Error, Result};
 use crate::files;
@@ -29,6 +35,7 @@ use crate::files;
 pub use knee::{Knee, knee};
 pub use normalizer::Normalizer;
 pub use proto::ModelProto;
+use proto::{Piece, PieceKind};
 pub use sample::Sample;
 pub use scripts::Scripts;
 pub use sentencepiece::SentencePiece;
@@ -54,13 +61,20 @@ pub enum Encoder {
 
 enum Family {
     SentencePiece(Box<SentencePiece>),
+    Unigram(Box<Unigram>),
     HuggingFace(Box<HuggingFace>),
+}
+
+/// What a tokenizer is as long as nothing is encoded.
+enum View<'a> {
+    Model(&'a Vocabulary),
+    Json(&'a HuggingFace),
 }
 
 impl Tokenizer {
     /// `path`: a `tokenizer.model`, a `tokenizer.json`, or a folder that holds one. In a folder `tokenizer.model` comes
-    /// first; a model that cannot be encoded with (Unigram, a character map) gives way to the `tokenizer.json` beside
-    /// it, and any other `*.model` is taken last.
+    /// first; a model that cannot be encoded with (of words, of characters) gives way to the `tokenizer.json` beside it,
+    /// and any other `*.model` is taken last.
     pub fn open(path: &Path) -> Result<Self> {
         if !path.is_dir() {
             return Self::open_file(path);
@@ -90,15 +104,24 @@ impl Tokenizer {
             Encoder::Transformers4 => export::transformers_4,
             Encoder::Transformers5 => export::transformers_5,
         };
-        let Family::SentencePiece(model) = &tokenizer.0 else {
-            let message = format!("{} is a tokenizer.json, which says itself how it encodes", path.display());
-            return Err(Error::invalid(message)
-                .hint("leave `encoder` out; the other encoders say how a tokenizer.model is converted"));
+        let model = match &tokenizer.0 {
+            Family::SentencePiece(model) => model,
+            Family::Unigram(_) => {
+                return Err(Error::invalid(format!("{} is a Unigram model, and no BPE one", path.display()))
+                    .hint("leave `encoder` out; the other encoders say how a BPE model is converted"));
+            }
+            Family::HuggingFace(_) => {
+                let message = format!("{} is a tokenizer.json, which says itself how it encodes", path.display());
+                return Err(Error::invalid(message)
+                    .hint("leave `encoder` out; the other encoders say how a tokenizer.model is converted"));
+            }
         };
         let json = conversion(model).ok_or_else(|| {
-            Error::invalid(format!("{} treats spaces in a way that transformers cannot", path.display()))
+            Error::invalid(format!("{} makes texts ready in a way that transformers cannot", path.display()))
+                .hint("leave `encoder` out")
         })?;
-        let converted = HuggingFace::converted(&json, model.bos(), model.eos(), model.bpe().unknown())?;
+        let vocabulary = model.vocabulary();
+        let converted = HuggingFace::converted(&json, vocabulary.bos(), vocabulary.eos(), vocabulary.unknown())?;
         Ok(Self(Family::HuggingFace(Box::new(converted))))
     }
 
@@ -107,15 +130,28 @@ impl Tokenizer {
         Ok(Self(if is_json {
             Family::HuggingFace(Box::new(HuggingFace::open(path)?))
         } else {
-            Family::SentencePiece(Box::new(SentencePiece::open(path)?))
+            let model = ModelProto::read(path)?;
+            if model.trainer()?.is_unigram() {
+                Family::Unigram(Box::new(named(path, Unigram::new(model))?))
+            } else {
+                Family::SentencePiece(Box::new(named(path, SentencePiece::new(model))?))
+            }
         }))
     }
 
-    /// The SentencePiece model within, if it is one.
+    /// The SentencePiece BPE model within, if it is one.
     pub fn sentencepiece(&self) -> Option<&SentencePiece> {
         match &self.0 {
             Family::SentencePiece(tokenizer) => Some(tokenizer),
-            Family::HuggingFace(_) => None,
+            Family::Unigram(_) | Family::HuggingFace(_) => None,
+        }
+    }
+
+    fn view(&self) -> View<'_> {
+        match &self.0 {
+            Family::SentencePiece(tokenizer) => View::Model(tokenizer.vocabulary()),
+            Family::Unigram(tokenizer) => View::Model(tokenizer.vocabulary()),
+            Family::HuggingFace(tokenizer) => View::Json(tokenizer),
         }
     }
 
@@ -134,70 +170,85 @@ impl Tokenizer {
                 tokenizer.encode_into(text, ids);
                 Ok(())
             }
+            Family::Unigram(tokenizer) => {
+                tokenizer.encode_into(text, ids);
+                Ok(())
+            }
             Family::HuggingFace(tokenizer) => tokenizer.encode_into(text, ids),
         }
     }
 
     /// The text of `ids`, without control tokens.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        match &self.0 {
-            Family::SentencePiece(tokenizer) => Ok(tokenizer.decode(ids)),
-            Family::HuggingFace(tokenizer) => tokenizer.decode(ids),
+        match self.view() {
+            View::Model(vocabulary) => Ok(vocabulary.decode(ids)),
+            View::Json(tokenizer) => tokenizer.decode(ids),
         }
     }
 
     /// The number of ids, which is the number of embedding rows needed; added tokens count.
     pub fn vocab_size(&self) -> usize {
-        match &self.0 {
-            Family::SentencePiece(tokenizer) => tokenizer.model().pieces.len(),
-            Family::HuggingFace(tokenizer) => tokenizer.pieces().len(),
+        match self.view() {
+            View::Model(vocabulary) => vocabulary.model().pieces.len(),
+            View::Json(tokenizer) => tokenizer.pieces().len(),
         }
     }
 
     /// The token that begins a text.
     pub fn bos(&self) -> Option<u32> {
-        match &self.0 {
-            Family::SentencePiece(tokenizer) => tokenizer.bos(),
-            Family::HuggingFace(tokenizer) => tokenizer.bos(),
+        match self.view() {
+            View::Model(vocabulary) => vocabulary.bos(),
+            View::Json(tokenizer) => tokenizer.bos(),
         }
     }
 
     /// The token that ends a text.
     pub fn eos(&self) -> Option<u32> {
-        match &self.0 {
-            Family::SentencePiece(tokenizer) => tokenizer.eos(),
-            Family::HuggingFace(tokenizer) => tokenizer.eos(),
+        match self.view() {
+            View::Model(vocabulary) => vocabulary.eos(),
+            View::Json(tokenizer) => tokenizer.eos(),
         }
     }
 
     /// The token of what the vocabulary does not have.
     pub fn unk(&self) -> Option<u32> {
-        match &self.0 {
-            Family::SentencePiece(tokenizer) => Some(tokenizer.bpe().unknown()),
-            Family::HuggingFace(tokenizer) => tokenizer.unknown(),
+        match self.view() {
+            View::Model(vocabulary) => Some(vocabulary.unknown()),
+            View::Json(tokenizer) => tokenizer.unknown(),
         }
     }
 
     /// The text of a piece as the model has it (`▁the`, `<0x0A>`).
     pub fn piece(&self, id: u32) -> Option<&str> {
-        match &self.0 {
-            Family::SentencePiece(tokenizer) => tokenizer.model().pieces.get(id as usize).map(proto::Piece::text),
-            Family::HuggingFace(tokenizer) => tokenizer.pieces().get(id as usize)?.as_deref(),
+        match self.view() {
+            View::Model(vocabulary) => vocabulary.model().pieces.get(id as usize).map(Piece::text),
+            View::Json(tokenizer) => tokenizer.pieces().get(id as usize)?.as_deref(),
+        }
+    }
+
+    /// Whether a token stands for bytes and not for characters: a piece of byte fallback, or one of a byte-level
+    /// vocabulary that holds no whole characters.
+    pub fn is_bytes(&self, id: u32) -> bool {
+        match self.view() {
+            View::Model(vocabulary) => {
+                vocabulary.model().pieces.get(id as usize).is_some_and(|piece| piece.kind() == PieceKind::Byte)
+            }
+            View::Json(tokenizer) => tokenizer.is_bytes(id),
         }
     }
 
     /// Writes `tokenizer.model`, `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`, those that
     /// apply, into `folder`, which exists.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        let tokenizer = match &self.0 {
-            Family::SentencePiece(tokenizer) => tokenizer,
-            Family::HuggingFace(tokenizer) => return tokenizer.save(folder),
+        let vocabulary = match self.view() {
+            View::Model(vocabulary) => vocabulary,
+            View::Json(tokenizer) => return tokenizer.save(folder),
         };
-        tokenizer.model().write(&folder.join("tokenizer.model"))?;
+        vocabulary.model().write(&folder.join("tokenizer.model"))?;
         let companions = [
-            ("tokenizer.json", export::tokenizer_json(tokenizer)),
-            ("tokenizer_config.json", Some(export::tokenizer_config(tokenizer))),
-            ("special_tokens_map.json", Some(export::special_tokens_map(tokenizer))),
+            ("tokenizer.json", self.sentencepiece().and_then(export::tokenizer_json)),
+            ("tokenizer_config.json", Some(export::tokenizer_config(vocabulary))),
+            ("special_tokens_map.json", Some(export::special_tokens_map(vocabulary))),
         ];
         for (name, value) in companions {
             let Some(value) = value else { continue };

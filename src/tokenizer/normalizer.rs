@@ -1,5 +1,6 @@
-//! SentencePiece's text normalisation for models with an identity rule: only white space is touched.
+//! SentencePiece's text normalisation: white space, and with a map of characters all that the map replaces.
 
+use super::charsmap::Charsmap;
 use super::proto::{ModelProto, NormalizerSpec};
 use super::user_defined::UserDefined;
 use crate::error::Result;
@@ -53,8 +54,44 @@ impl Normalizer {
 
     /// Writes the normal form of `text` into `out`, which is cleared first. User-defined pieces pass as they are.
     pub fn normalize(&self, text: &str, user_defined: &UserDefined, out: &mut String) {
+        if self.remove_extra_whitespaces {
+            return self.by_units(text, |text| unit(text, user_defined), out);
+        }
         out.clear();
-        let text = if self.remove_extra_whitespaces { text.trim_start_matches(' ') } else { text };
+        if let Some(parts) = self.parts(text) {
+            let escaped = |c| if c == ' ' && self.escape_whitespaces { SPACE } else { c };
+            parts.iter().for_each(|part| out.extend(part.chars().map(escaped)));
+        }
+    }
+
+    /// The same with the longest beginning that `map` has replaced, at every place of `text` where no user-defined piece
+    /// begins.
+    pub fn normalize_mapped<'a>(
+        &self,
+        text: &'a str,
+        user_defined: &UserDefined,
+        map: &'a Charsmap,
+        out: &mut String,
+    ) {
+        let mapped = |text: &'a str| {
+            let is_free = user_defined.longest_prefix(text.as_bytes()).is_none();
+            let replaced = map.longest_prefix(text).filter(|_| is_free);
+            replaced.unwrap_or_else(|| unit(text, user_defined))
+        };
+        self.by_units(text, mapped, out);
+    }
+
+    /// Writes the normal form of `text`, of which `first` takes one unit after the other: what stands for it, and its
+    /// length in the text, which is not 0.
+    fn by_units<'a>(&self, mut text: &'a str, first: impl Fn(&'a str) -> (&'a str, usize), out: &mut String) {
+        out.clear();
+        while self.remove_extra_whitespaces && !text.is_empty() {
+            let (unit, length) = first(text);
+            if unit != " " {
+                break;
+            }
+            text = &text[length..];
+        }
         if text.is_empty() {
             return;
         }
@@ -63,36 +100,34 @@ impl Normalizer {
         if !self.whitespace_as_suffix {
             out.extend(dummy);
         }
-        if self.remove_extra_whitespaces {
-            self.squeeze(text, user_defined, space, out);
-            out.truncate(out.trim_end_matches(space).len());
-        } else if self.escape_whitespaces {
-            out.extend(text.chars().map(|c| if c == ' ' { SPACE } else { c }));
-        } else {
-            out.push_str(text);
-        }
-        if self.whitespace_as_suffix {
-            out.extend(dummy);
-        }
-    }
-
-    /// Appends `text` with runs of spaces made one; a user-defined piece counts as one character.
-    fn squeeze(&self, mut text: &str, user_defined: &UserDefined, space: char, out: &mut String) {
-        let mut after_space = true;
-        while let Some(first) = text.chars().next() {
-            let length =
-                user_defined.longest_prefix(text.as_bytes()).map_or(first.len_utf8(), |(length, _)| length);
-            let (mut unit, rest) = text.split_at(length);
+        let mut after_space = self.remove_extra_whitespaces;
+        while !text.is_empty() {
+            let (mut unit, length) = first(text);
             if after_space {
                 unit = unit.trim_start_matches(' ');
             }
             if !unit.is_empty() {
                 out.extend(unit.chars().map(|c| if c == ' ' { space } else { c }));
-                after_space = unit.ends_with(' ');
+                after_space = self.remove_extra_whitespaces && unit.ends_with(' ');
             }
-            text = rest;
+            text = &text[length..];
+        }
+        if self.remove_extra_whitespaces {
+            out.truncate(out.trim_end_matches(space).len());
+        }
+        if self.whitespace_as_suffix {
+            out.extend(dummy);
         }
     }
+}
+
+/// The user-defined piece that `text` begins with, else its first character, and its length.
+fn unit<'a>(text: &'a str, user_defined: &UserDefined) -> (&'a str, usize) {
+    let length = match user_defined.longest_prefix(text.as_bytes()) {
+        Some((length, _)) => length,
+        None => text.chars().next().map_or(0, char::len_utf8),
+    };
+    (&text[..length], length)
 }
 
 #[cfg(test)]

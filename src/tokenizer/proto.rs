@@ -147,6 +147,11 @@ impl TrainerSpec {
         self.model_type == Some(MODEL_TYPE_BPE)
     }
 
+    /// Unigram is what a model is that does not say.
+    pub fn is_unigram(&self) -> bool {
+        matches!(self.model_type, None | Some(1))
+    }
+
     /// What an unknown piece is decoded to.
     pub fn unk_text(&self) -> &str {
         self.unk_surface.as_deref().unwrap_or(" \u{2047} ")
@@ -193,6 +198,19 @@ impl ModelProto {
 
     pub fn denormalizer(&self) -> Result<NormalizerSpec> {
         decode_spec(self.denormalizer_spec.as_deref())
+    }
+
+    /// The piece of every byte; `unknown` for bytes that have none.
+    pub fn byte_ids(&self, unknown: u32) -> Box<[u32; 256]> {
+        let mut ids = Box::new([unknown; 256]);
+        for (id, piece) in (0..).zip(&self.pieces) {
+            if piece.kind() == PieceKind::Byte
+                && let Some(byte) = piece.byte()
+            {
+                ids[usize::from(byte)] = id;
+            }
+        }
+        ids
     }
 
     /// The smallest score of any piece.

@@ -6,6 +6,9 @@
 Written are
 - `plain.model`, `llama.model`: trained here on the corpora of `examples/hub`, whose pieces cmx must find in the same order;
 - `odd.model`: the second with unused and user-defined pieces, no byte fallback, and spaces squeezed;
+- `unigram.model`: Unigram, with user-defined and unused pieces and a small map of characters (the usual one has 240 KB);
+- `bytes.model`: Unigram with byte fallback, no map, spaces kept;
+- `mapped.model`: the first with the map of the Unigram model;
 - `ids.json`: ids and decoded texts of awkward strings under each of them, ids of whole documents under published
   models (of those, which are not part of this project, only SHA-256 digests), and ALP as VoCapXLM computes it.
 """
@@ -32,9 +35,10 @@ TEXTS = [
     "U+2028\u2028and\u2029U+3000\u3000end", "\ufffd\ufffd", "\ue000 private \U0010fffd",
     "𠀀𠀁𪛖 astral Han 𰻝", "e\u0301 e\u0323\u0301 combining", "👩‍👩‍👧‍👦🇨🇳 emoji", "ひらがなとカタカナー", "한국어 Ελληνικά العربية हिन्दी",
     "a" * 100, "ab" * 60, " " * 40, "x" + " " * 33 + "y", "的" * 50, "thethethethe the the", "<sep><sep>a<sep> 【表】【表】b",
-    "===== ----- ((((())))) \"\"\"\"", "def f(x):\n    return x\n\n\n        # eight", "。。。……，，，！？", "ﬁ ﬀ ① Ⅳ ½ ﾊﾟ",
+    "===== ----- ((((())))) \"\"\"\"", "a b... .. a  b ,，！", "def f(x):\n    return x\n\n\n        # eight", "。。。……，，，！？", "ﬁ ﬀ ① Ⅳ ½ ﾊﾟ",
 ]
-REAL_MODELS = ["mixtral-8x7b-v0.1.tokenizer", "llama-32000", "ymcui-chinese-llama2-55296", "mistral-instruct-v3-32768"]
+REAL_MODELS = ["mixtral-8x7b-v0.1.tokenizer", "llama-32000", "ymcui-chinese-llama2-55296", "mistral-instruct-v3-32768",
+               "ymcui-chinese_sp-20000"]
 REAL_CORPORA = ["zh/books", "zh/laws", "zh/articles", "zh/python-docs", "zh/qa", "en/rfcs", "en/python-docs"]
 
 
@@ -42,18 +46,19 @@ def texts(path):
     return [json.loads(line)["text"] for line in path.read_bytes().split(b"\n") if line]
 
 
-def train(name, lines, **options):
+def train(name, lines, model_type="bpe", normalization_rule_name="identity", **options):
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_writer=model, model_type="bpe", normalization_rule_name="identity",
-        minloglevel=2, **options)
+        sentence_iterator=iter(lines), model_writer=model, model_type=model_type,
+        normalization_rule_name=normalization_rule_name, minloglevel=2, num_threads=1, **options)
     (HERE / f"{name}.model").write_bytes(slim(model.getvalue()))
 
 
 def slim(model):
     """Leaves out what names the machine, and the defaults."""
     model = proto.ModelProto.FromString(model)
-    spec = proto.TrainerSpec(model_type="BPE", byte_fallback=model.trainer_spec.byte_fallback)
+    trained = model.trainer_spec
+    spec = proto.TrainerSpec(model_type=trained.model_type, byte_fallback=trained.byte_fallback)
     spec.vocab_size = len(model.pieces)
     model.trainer_spec.CopyFrom(spec)
     return model.SerializeToString(deterministic=True)
@@ -77,6 +82,35 @@ def odd():
     (HERE / "odd.model").write_bytes(model.SerializeToString(deterministic=True))
 
 
+# What is replaced, and by what. Some keys begin with others, one has a space, one vanishes, one becomes a space.
+MAP = {"\t": " ", "\n": " ", "\u3000": " ", "\u0301": "", "e\u0301": "é", "\uff0c": ",", "\uff01": "!", "\ufb01": "fi", "\ufb00": "ff",
+       "...": "…", "..": "‥", "a b": "a-b", "\u2460": "1", "\u2169": "X", "ﾊﾟ": "パ", "ﾊ": "ハ", "=====": "=", "👩\u200d👩": "👭",
+       "\ufeff": ""}
+
+
+def unigram(chinese, english):
+    rules = HERE / "rules.tsv"
+    code = lambda text: " ".join(f"{ord(c):X}" for c in text)
+    rules.write_text("".join(f"{code(key)}\t{code(value)}\n" for key, value in MAP.items()))
+    train("unigram", chinese + english, model_type="unigram", vocab_size=3200, character_coverage=0.998,
+          normalization_rule_name="", normalization_rule_tsv=str(rules), user_defined_symbols=["<sep>", "【表】", "  gap", "the"])
+    rules.unlink()
+    path = HERE / "unigram.model"
+    model = proto.ModelProto.FromString(path.read_bytes())
+    model.normalizer_spec.name = "small map"
+    model.normalizer_spec.normalization_rule_tsv = ""
+    kind = proto.ModelProto.SentencePiece
+    for number, piece in enumerate(model.pieces):
+        if len(piece.piece) > 1 and piece.type == kind.NORMAL and number % 11 == 3:
+            piece.type = kind.UNUSED
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    mapped = proto.ModelProto.FromString((HERE / "plain.model").read_bytes())
+    mapped.normalizer_spec.CopyFrom(model.normalizer_spec)
+    (HERE / "mapped.model").write_bytes(mapped.SerializeToString(deterministic=True))
+    train("bytes", chinese[:1500] + english, model_type="unigram", vocab_size=2400, character_coverage=0.995,
+          byte_fallback=True, split_digits=True, remove_extra_whitespaces=False)
+
+
 def alp(processor, lines):
     """`compute_alp` of VoCapXLM's train_mono_spm.py, without its files and its shuffle."""
     lines = [processor.EncodeAsIds(line.strip()) for line in lines]
@@ -93,9 +127,10 @@ train("plain", chinese, vocab_size=2600, character_coverage=0.998)
 train("llama", chinese[:1500] + english, vocab_size=2400, character_coverage=0.995, byte_fallback=True, split_digits=True,
       allow_whitespace_only_pieces=True, remove_extra_whitespaces=False)
 odd()
+unigram(chinese, english)
 
 golden = {"awkward": {}, "real": {}, "alp": []}
-for name in ["plain", "llama", "odd"]:
+for name in ["plain", "llama", "odd", "unigram", "bytes", "mapped"]:
     processor = sentencepiece.SentencePieceProcessor(model_file=str(HERE / f"{name}.model"))
     golden["awkward"][name] = [
         {"text": text, "ids": processor.encode(text), "decoded": processor.decode(processor.encode(text))} for text in TEXTS]

@@ -151,7 +151,7 @@ impl Bpe {
             has_unused: pieces.iter().any(|piece| piece.kind() == PieceKind::Unused),
             user_defined,
             unknown,
-            bytes: byte_fallback.then(|| byte_ids(pieces, unknown)),
+            bytes: byte_fallback.then(|| model.byte_ids(unknown)),
             alias,
         }
     }
@@ -470,19 +470,6 @@ fn ranks(pieces: &[Piece]) -> Vec<u32> {
         ranks[id] = rank;
     }
     ranks
-}
-
-/// The piece of every byte; `unknown` for bytes that have none.
-fn byte_ids(pieces: &[Piece], unknown: u32) -> Box<[u32; 256]> {
-    let mut ids = Box::new([unknown; 256]);
-    for (id, piece) in (0..).zip(pieces) {
-        if piece.kind() == PieceKind::Byte
-            && let Some(byte) = piece.byte()
-        {
-            ids[byte as usize] = id;
-        }
-    }
-    ids
 }
 
 #[cfg(test)]
