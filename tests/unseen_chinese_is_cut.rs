@@ -50,7 +50,8 @@ fn the_published_sweep_on_text_of_our_own() {
         return;
     };
     let workshop = Workshop::new();
-    let parameters = json!({"base": {"from": "Mixtral", "path": base}, "train": train, "score": score, "add": 25_000});
+    let parameters =
+        json!({"base": {"from": "Mixtral", "path": base}, "train": train, "score": score, "add": 25_000});
     workshop.run("vocab-search", parameters).unwrap();
     let search: Value = serde_json::from_slice(&workshop.outputs()["search.json"]).unwrap();
     assert_eq!(search["choice"]["vocabulary"], 57_000);
@@ -76,7 +77,11 @@ fn the_published_sweep_on_text_of_our_own() {
         let lines = chinese_lines(name);
         let [before, after, theirs] = [&base, &workshop.output(), &peer].map(|path| tokens(path, &lines));
         let cut = |tokens: usize| 100.0 * (1.0 - tokens as f64 / before as f64);
-        eprintln!("{name}: {before} tokens → {after}, cut by {:.1} %; the peer by {:.1} %", cut(after), cut(theirs));
+        eprintln!(
+            "{name}: {before} tokens → {after}, cut by {:.1} %; the peer by {:.1} %",
+            cut(after),
+            cut(theirs)
+        );
         assert!(after <= theirs, "{name}: {after} tokens, the peer {theirs}");
         if name == "instructions" {
             assert!(cut(after) >= 41.5, "{name}: cut by {:.1} %", cut(after));

@@ -195,7 +195,7 @@ fn a_unigram_base_is_refused_with_advice() {
     let error = Workshop::new().run("vocab-search", search(&unigram, json!({}))).unwrap_err();
     assert!(error.one_line().contains("is no SentencePiece BPE model"), "{error:?}");
     assert_eq!(error.code(), ExitCode::Invalid);
-    assert!(error.advice().unwrap().contains("that of the base model"), "{error:?}");
+    assert!(error.advice().unwrap().contains("tokenizer.model"), "{error:?}");
 }
 
 #[test]

@@ -45,10 +45,7 @@ pub struct Args {
 
 impl Args {
     pub fn run(self, surroundings: &Surroundings) -> Result<()> {
-        let folder = match &surroundings.workspace {
-            Some(workspace) => workspace.join(&self.model),
-            None => self.model.clone(),
-        };
+        let folder = surroundings.located(&self.model);
         if !folder.exists() {
             return Err(Error::invalid(format!("there is no model folder {}", folder.display()))
                 .hint("`cmx status` shows which stages have run"));

@@ -25,6 +25,7 @@ mod rerun;
 mod run;
 mod schema;
 mod status;
+mod tokenizers;
 mod tokens;
 mod verify;
 mod work;
@@ -61,6 +62,7 @@ enum Command {
     Graph(graph::Args),
     Logs(logs::Args),
     Tokens(tokens::Args),
+    Tokenizers(tokenizers::Args),
     Generate(generate::Args),
     Verify(verify::Args),
     Gc(gc::Args),
@@ -88,6 +90,11 @@ impl Surroundings {
             },
             None => Ok(find_workspace(&here)),
         }
+    }
+
+    /// A path on the command line: in the workspace if that was given, else in the current folder.
+    pub fn located(&self, path: &Path) -> PathBuf {
+        self.workspace.as_deref().map_or_else(|| path.to_owned(), |workspace| workspace.join(path))
     }
 }
 
@@ -185,6 +192,7 @@ impl Command {
             Command::Graph(args) => args.run(surroundings),
             Command::Logs(args) => args.run(surroundings),
             Command::Tokens(args) => args.run(surroundings),
+            Command::Tokenizers(args) => args.run(surroundings),
             Command::Generate(args) => args.run(surroundings),
             Command::Verify(args) => args.run(surroundings),
             Command::Gc(args) => args.run(surroundings),

@@ -9,7 +9,7 @@ use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::in_order::in_order;
 use super::scan::{Text, has_string_field, string_field};
-use super::{Batch, Batches, bad_line};
+use super::{Batch, Batches, bad_line, parquet};
 use crate::error::{Context, Error, Result};
 
 /// One document of a corpus.
@@ -29,11 +29,36 @@ const BATCH: usize = 1 << 20;
 /// order. A line that is not valid UTF-8 or JSON, or whose `text` is missing or no string, is an error that names
 /// file and line; the iteration ends with it.
 pub fn documents(files: &[PathBuf]) -> impl Iterator<Item = Result<Document>> {
+    documents_in(files, "text")
+}
+
+/// The endings of files that [`texts_in`] reads.
+pub const TEXT_ENDINGS: [&str; 3] = ["jsonl", "parquet", "txt"];
+
+/// Hands the texts of a file of any form to `each`, as long as it wants more: the string `field` of each line or row, or
+/// a whole `.txt` file.
+pub fn texts_in(path: &Path, field: &str, mut each: impl FnMut(String) -> Result<bool>) -> Result<()> {
+    match path.extension().and_then(|ending| ending.to_str()) {
+        Some("parquet") => parquet::each_text(path, field, |text| each(text.to_owned())),
+        Some("jsonl" | "txt") => {
+            for document in documents_in(&[path.to_owned()], field) {
+                if !each(document?.text)? {
+                    break;
+                }
+            }
+            Ok(())
+        }
+        _ => Err(Error::invalid(format!("{} is no file of text", path.display()))
+            .hint("documents are files *.jsonl, *.parquet or *.txt")),
+    }
+}
+
+fn documents_in<'a>(files: &'a [PathBuf], field: &'a str) -> impl Iterator<Item = Result<Document>> + 'a {
     let mut failed = false;
     files
         .iter()
         .enumerate()
-        .flat_map(|(file, path)| -> Box<dyn Iterator<Item = Result<Document>> + '_> {
+        .flat_map(move |(file, path)| -> Box<dyn Iterator<Item = Result<Document>> + 'a> {
             if is_text(path) {
                 return Box::new(std::iter::once(whole_file(file, path)));
             }
@@ -43,7 +68,7 @@ pub fn documents(files: &[PathBuf]) -> impl Iterator<Item = Result<Document>> {
                 Ok(batch) => {
                     let mut buffer = String::new();
                     let document = |line: &super::Line| {
-                        let text = text_of(batch.bytes_of(line), "text", &mut buffer)
+                        let text = text_of(batch.bytes_of(line), field, &mut buffer)
                             .map_err(|fault| bad_line(path, line.number, &fault))?;
                         Ok(Document { text: text.to_owned(), file, line: line.number })
                     };

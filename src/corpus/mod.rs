@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Context, Error, Result};
 
 pub use blocks::Blocks;
-pub use document::{Document, Fault, documents, each_text, text_of};
+pub use document::{Document, Fault, TEXT_ENDINGS, documents, each_text, text_of, texts_in};
 pub use lines::{Batch, Batches, Line, Place};
 pub use pack::{Checkpoint, Packer, Recipe};
 pub use save_to_disk::{BlockWriter, Layout, Shards, Storage, Written};

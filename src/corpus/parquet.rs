@@ -15,6 +15,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
+use arrow_schema::DataType;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader};
 use parquet::arrow::{ProjectionMask, parquet_to_arrow_field_levels};
 
@@ -192,6 +194,42 @@ fn write(
         }
     }
     Ok(counted)
+}
+
+/// Hands the strings of a top-level column to `each`, row by row, as long as it wants more.
+pub fn each_text(path: &Path, column: &str, mut each: impl FnMut(&str) -> Result<bool>) -> Result<()> {
+    let table = Table::open(path)?;
+    let columns = [column.to_owned()];
+    let options = Options { columns: Some(&columns), rename: &BTreeMap::new(), binary: Binary::Utf8 };
+    let index = table.wanted(&options)?[0].index;
+    let kind = table.metadata.schema().field(index).data_type();
+    if *kind != DataType::Utf8 {
+        return Err(Error::invalid(format!("{}, column `{column}`: {kind}, not a string", path.display())));
+    }
+    let mut wanted = true;
+    for group in 0..table.metadata.metadata().num_row_groups() {
+        let mut row = 0;
+        table.read(group, &[index], |batch| {
+            for text in batch.column(0).as_string::<i32>() {
+                let text = text.ok_or_else(|| {
+                    let path = path.display();
+                    Error::invalid(format!(
+                        "{path}, column `{column}`, row group {group}, row {row}: null, not a string"
+                    ))
+                })?;
+                wanted = each(text)?;
+                row += 1;
+                if !wanted {
+                    break;
+                }
+            }
+            Ok(wanted)
+        })?;
+        if !wanted {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// How many rows a file has, from its footer.

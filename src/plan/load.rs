@@ -36,8 +36,7 @@ impl Plan {
     /// `manifest`: path as given by the user, relative to the current folder or the workspace; `workspace`: absolute.
     /// Reads the pipeline, `stages/` overrides and `datasets.toml`; checks everything; builds the graph.
     pub fn load(workspace: &Path, manifest: &Path) -> Result<Plan> {
-        let data_dir = std::env::var_os("DATA_DIR").map_or_else(|| PathBuf::from("data"), PathBuf::from);
-        Self::load_with(KINDS, &data_dir, workspace, manifest)
+        Self::load_with(KINDS, &data_dir(), workspace, manifest)
     }
 
     /// [`Plan::load`] with other built-in kinds, and another value for `{DATA_DIR}`.
@@ -97,6 +96,16 @@ pub fn manifests_in(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = names.filter(|name| name.ends_with(".toml")).collect();
     names.sort();
     names
+}
+
+/// The datasets of a workspace.
+pub fn registry(workspace: &Path) -> Result<Registry> {
+    read_registry(workspace, &data_dir())
+}
+
+/// What `{DATA_DIR}` stands for.
+fn data_dir() -> PathBuf {
+    std::env::var_os("DATA_DIR").map_or_else(|| PathBuf::from("data"), PathBuf::from)
 }
 
 fn read_registry(workspace: &Path, data_dir: &Path) -> Result<Registry> {

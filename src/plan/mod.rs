@@ -31,7 +31,7 @@ pub use diff::Change;
 pub use key::Key;
 pub use kinds::kind_schemas;
 pub(crate) use kinds::{KindSpec, Kinds};
-pub use load::{manifests_in, pipeline_name};
+pub use load::{manifests_in, pipeline_name, registry};
 pub use workspace::{CACHE, REGISTRY, find_workspace};
 
 /// A pipeline, resolved as far as that is possible before anything runs.

@@ -1,10 +1,12 @@
 //! Tokenizers that come as a `tokenizer.json`, run by the `tokenizers` crate.
 
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tokenizers::Tokenizer as Inner;
 
+use super::proto::{Piece, PieceKind};
 use crate::error::{Context, Error, Result};
 use crate::files;
 use crate::guard::guarded;
@@ -18,6 +20,8 @@ pub struct HuggingFace {
     files: Vec<(&'static str, Vec<u8>)>,
     /// By id; `None` where the ids have a hole.
     pieces: Vec<Option<String>>,
+    /// By id: whether the piece stands for bytes and not for characters.
+    bytes: Vec<bool>,
     bos: Option<u32>,
     eos: Option<u32>,
     unknown: Option<u32>,
@@ -39,7 +43,8 @@ impl HuggingFace {
     /// `path` is the `tokenizer.json`; its companions are looked for in the same folder.
     pub fn open(path: &Path) -> Result<Self> {
         let text = std::fs::read(path).context(|| format!("cannot read {}", path.display()))?;
-        let inner = read(&text, path)?;
+        let json = parse(&text, path)?;
+        let inner = read(&text, &json, path)?;
 
         let mut files = vec![("tokenizer.json", text)];
         let folder = path.parent().unwrap_or(Path::new("."));
@@ -59,15 +64,17 @@ impl HuggingFace {
             })
             .collect::<Result<Vec<Value>>>()?;
         let special = |key: &str, usual: &[&str]| {
-            let named = companions.iter().find_map(|file| token_name(&file[key]));
+            let named = companions.iter().chain([&json["model"]]).find_map(|file| token_name(&file[key]));
             let names = named.as_deref().map_or(usual.to_vec(), |name| vec![name]);
             names.iter().find_map(|name| inner.token_to_id(name))
         };
+        let pieces = pieces(&inner);
         Ok(Self {
             bos: special("bos_token", &["<s>", "<|begin_of_text|>", "<bos>"]),
             eos: special("eos_token", &["</s>", "<|end_of_text|>", "<eos>", "<|endoftext|>"]),
             unknown: special("unk_token", &["<unk>", "[UNK]"]),
-            pieces: pieces(&inner),
+            bytes: byte_pieces(&json, &pieces),
+            pieces,
             inner,
             path: path.to_owned(),
             files,
@@ -78,9 +85,11 @@ impl HuggingFace {
     pub fn converted(json: &Value, bos: Option<u32>, eos: Option<u32>, unknown: u32) -> Result<Self> {
         let text = json.to_string().into_bytes();
         let path = PathBuf::from("the converted tokenizer.json");
-        let inner = read(&text, &path)?;
+        let inner = read(&text, json, &path)?;
+        let pieces = pieces(&inner);
         Ok(Self {
-            pieces: pieces(&inner),
+            bytes: byte_pieces(json, &pieces),
+            pieces,
             inner,
             path,
             files: vec![("tokenizer.json", text)],
@@ -123,6 +132,10 @@ impl HuggingFace {
         &self.pieces
     }
 
+    pub fn is_bytes(&self, id: u32) -> bool {
+        self.bytes.get(id as usize).copied().unwrap_or(false)
+    }
+
     pub fn bos(&self) -> Option<u32> {
         self.bos
     }
@@ -145,17 +158,26 @@ impl HuggingFace {
     }
 }
 
-/// `path` is for errors only. The library asserts some of what it should check, so it is guarded.
-fn read(text: &[u8], path: &Path) -> Result<Inner> {
-    let not_a_tokenizer = || Error::invalid(format!("{} is not a tokenizer.json", path.display()));
+/// The error for a file that is no `tokenizer.json`.
+fn not_a_tokenizer(path: &Path) -> Error {
+    Error::invalid(format!("{} is not a tokenizer.json", path.display()))
+}
+
+fn parse(text: &[u8], path: &Path) -> Result<Value> {
+    serde_json::from_slice(text).map_err(|error| not_a_tokenizer(path).caused_by(error))
+}
+
+/// `json` is what `text` says; `path` is for errors only. The library asserts some of what it should check, so it is
+/// guarded.
+fn read(text: &[u8], json: &Value, path: &Path) -> Result<Inner> {
+    let not_a_tokenizer = || not_a_tokenizer(path);
     let read = || {
         let mut inner = Inner::from_bytes(text)?;
         inner.with_padding(None);
         inner.with_truncation(None)?;
         Ok(inner)
     };
-    let json: Value = serde_json::from_slice(text).map_err(|error| not_a_tokenizer().caused_by(error))?;
-    if !charsmaps_are_whole(&json) {
+    if !charsmaps_are_whole(json) {
         return Err(not_a_tokenizer().caused_by(Error::invalid("its precompiled_charsmap is cut short")));
     }
     let inner = guarded(read)
@@ -215,4 +237,42 @@ fn pieces(inner: &Inner) -> Vec<Option<String>> {
         pieces[id] = Some(piece);
     }
     pieces
+}
+
+/// By id: whether a piece stands for bytes and not for characters. With byte fallback those are `<0x00>` to `<0xFF>`; in
+/// a byte-level vocabulary the pieces whose bytes are no whole characters.
+fn byte_pieces(json: &Value, pieces: &[Option<String>]) -> Vec<bool> {
+    let is_byte_level = ["pre_tokenizer", "decoder"].iter().any(|step| has_step(&json[step], "ByteLevel"));
+    let has_fallback = json["model"]["byte_fallback"] == Value::Bool(true);
+    let added: HashSet<&str> = json["added_tokens"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|token| token["content"].as_str())
+        .collect();
+    let visible = visible_bytes();
+    let stands_for_bytes = |piece: &str| {
+        if is_byte_level {
+            let bytes: Option<Vec<u8>> = piece.chars().map(|c| visible.get(&c).copied()).collect();
+            return bytes.is_some_and(|bytes| std::str::from_utf8(&bytes).is_err());
+        }
+        has_fallback && Piece::new(piece, 0.0, PieceKind::Byte).byte().is_some()
+    };
+    let of_piece = |piece: &str| !added.contains(piece) && stands_for_bytes(piece);
+    pieces.iter().map(|piece| piece.as_deref().is_some_and(of_piece)).collect()
+}
+
+/// Whether a step of a `tokenizer.json`, or one of those that it is a sequence of, is of the kind named.
+fn has_step(step: &Value, kind: &str) -> bool {
+    let parts = ["pretokenizers", "decoders"].iter().filter_map(|name| step[name].as_array()).flatten();
+    step["type"] == kind || parts.into_iter().any(|part| has_step(part, kind))
+}
+
+/// The characters by which byte-level vocabularies write bytes: printing ones of Latin-1 stand for themselves, all
+/// others are written, in order, as the characters from U+0100 on.
+fn visible_bytes() -> HashMap<char, u8> {
+    let is_printing = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    let mut others = '\u{100}'..;
+    let written = |byte| if is_printing(byte) { Some(char::from(byte)) } else { others.next() };
+    (0..=u8::MAX).map(written).zip(0..=u8::MAX).filter_map(|(c, byte)| Some((c?, byte))).collect()
 }

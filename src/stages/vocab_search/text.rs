@@ -40,7 +40,9 @@ impl Base {
         })?;
         match tokenizer.sentencepiece().map(|model| model.model().clone()) {
             Some(model) => Ok(Self { tokenizer, model }),
-            None => Err(Error::invalid(format!("`base`: {} is no SentencePiece BPE model", input.from)).hint(ADVICE)),
+            None => {
+                Err(Error::invalid(format!("`base`: {} is no SentencePiece BPE model", input.from)).hint(ADVICE))
+            }
         }
     }
 
