@@ -284,13 +284,13 @@ fn vocab_files_are_those_of_spm_train() {
         texts(&months(1..=2)).iter().flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
     let text = workshop.write("lines.txt", lines.join("\n"));
     let script = "import sys, sentencepiece\n\
-        sentencepiece.SentencePieceTrainer.train(input=sys.argv[1], model_prefix=sys.argv[2], vocab_size=1500,\n\
+        sentencepiece.SentencePieceTrainer.train(input=sys.argv[1], model_prefix=sys.argv[2], vocab_size=2400,\n\
         model_type='bpe', byte_fallback=True, split_digits=True, allow_whitespace_only_pieces=True,\n\
         remove_extra_whitespaces=False, normalization_rule_name='identity', minloglevel=2)";
     let prefix = workshop.input().join("theirs");
     let ran = std::process::Command::new(python).args(["-c", script]).arg(&text).arg(&prefix).status().unwrap();
     assert!(ran.success());
-    workshop.run("train-tokenizer", json!({"train": [corpus(&[text])], "vocab_size": 1500})).unwrap();
+    workshop.run("train-tokenizer", json!({"train": [corpus(&[text])], "vocab_size": 2400})).unwrap();
     let theirs = std::fs::read_to_string(prefix.with_extension("vocab")).unwrap();
     assert_eq!(String::from_utf8(workshop.outputs().remove("tokenizer.vocab").unwrap()).unwrap(), theirs);
 }
