@@ -299,3 +299,57 @@ fn apart(wanted: &[f32], gap: f32, low: f32, high: f32) -> Vec<f32> {
     }
     heights
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_too_near_move_apart() {
+        assert_eq!(apart(&[10.0, 50.0], 20.0, 0.0, 100.0), [10.0, 50.0]);
+        assert_eq!(apart(&[10.0, 12.0, 90.0], 20.0, 0.0, 100.0), [1.0, 21.0, 90.0]);
+        assert_eq!(apart(&[1.0, 2.0], 20.0, 0.0, 100.0), [0.0, 20.0]);
+        // A group that grows meets the next.
+        assert_eq!(apart(&[40.0, 42.0, 60.0], 20.0, 0.0, 100.0), [27.333_332, 47.333_332, 67.333_33]);
+        // More than fit are nearer to each other.
+        let many = apart(&[50.0; 11], 20.0, 0.0, 100.0);
+        assert_eq!(many, [0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 100.0]);
+        assert_eq!(apart(&[], 20.0, 0.0, 100.0), [0.0; 0]);
+        assert_eq!(apart(&[500.0], 20.0, 0.0, 100.0), [100.0]);
+    }
+
+    #[test]
+    fn odd_curves_are_drawn_without_a_word() {
+        let series = |points: &[(f64, f64)]| Series { name: "s".to_owned(), points: points.to_vec() };
+        for all in [
+            vec![],
+            vec![series(&[])],
+            vec![series(&[(5.0, 1.0)])],
+            vec![series(&[(1.0, 2.0), (2.0, f64::NAN), (3.0, 2.0)]), series(&[(f64::INFINITY, 0.0)])],
+            vec![series(&[(1.0, 1.0), (2.0, 2.0)]); 40],
+        ] {
+            let count = all.len();
+            let note = Note { x: 1.0, text: "here".to_owned(), point: Some((0, 7)) };
+            let chart = Chart { series: all, notes: vec![note], title: "x".repeat(500), ..Chart::default() };
+            let scene = chart.scene();
+            let number = |value: f32| assert!(value.is_finite() && value.abs() < 1e5, "{count} curves");
+            for item in &scene.items {
+                match item {
+                    Item::Line { points, .. } | Item::Polygon { points, .. } => {
+                        points.iter().for_each(|point| number(point.x + point.y));
+                    }
+                    Item::Circle { center, .. } => number(center.x + center.y),
+                    Item::Rectangle { corner, .. } => number(corner.x + corner.y),
+                    Item::Text(text) => number(text.at.x + text.at.y),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn thirty_five_curves_look_different() {
+        let look = |at| (color_of(at).0, color_of(at).1, shape_of(at) as u8);
+        let looks: std::collections::BTreeSet<(u8, u8, u8)> = (0..35).map(look).collect();
+        assert_eq!(looks.len(), 35);
+    }
+}

@@ -1,8 +1,7 @@
 //! The letters of pictures, from fonts in the program itself, so that a picture is the same on every machine.
 //!
 //! Latin, Greek and Cyrillic are Noto Sans, which are outlines. All other scripts are GNU Unifont, a bitmap of 8 or 16
-//! by 16 dots a character; it is drawn with dots of whole pixels, so that it stays sharp. Both are free under the SIL
-//! Open Font License.
+//! by 16 dots a character; it is drawn with dots of whole pixels, so that it stays sharp. `NOTICE` names their licences.
 
 use std::sync::LazyLock;
 

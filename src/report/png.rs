@@ -249,3 +249,62 @@ fn push_chunk(file: &mut Vec<u8>, kind: [u8; 4], data: &[u8]) {
     let check = crc32fast::hash(&file[start..]);
     file.extend(check.to_be_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scene() -> Scene {
+        let mut scene = Scene::new(200.0, 100.0);
+        let corner = Point::new(10.0, 20.0);
+        scene.items.push(Item::Rectangle { corner, width: 30.0, height: 10.0, fill: Color(255, 0, 0) });
+        let dashed = Stroke { dash: Some([4.0, 3.0]), ..Stroke::new(Color(0, 114, 178), 2.0) };
+        scene.line(vec![Point::new(5.0, 90.0), Point::new(90.0, 40.0), Point::new(190.0, 95.0)], dashed);
+        let center = Point::new(150.0, 30.0);
+        let ring = Some(Stroke::new(Color(0, 0, 255), 2.0));
+        scene.items.push(Item::Circle { center, radius: 10.0, fill: Some(Color(0, 255, 0)), stroke: ring });
+        let points = vec![Point::new(100.0, 10.0), Point::new(110.0, 30.0), Point::new(90.0, 30.0)];
+        scene.items.push(Item::Polygon { points, fill: Color::BLACK });
+        scene.text(Text::new(10.0, 60.0, 14.0, "Añ 知乎 𠀀").bold());
+        scene.text(Text::new(180.0, 60.0, 14.0, "词表 8x7B").upwards().anchored(Anchor::Middle));
+        scene
+    }
+
+    fn pixels(file: &[u8]) -> Vec<u8> {
+        let start = file.windows(4).position(|window| window == b"IDAT").unwrap();
+        let length = u32::from_be_bytes(file[start - 4..start].try_into().unwrap()) as usize;
+        let rows = miniz_oxide::inflate::decompress_to_vec_zlib(&file[start + 4..start + 4 + length]).unwrap();
+        rows.chunks(1 + 3 * 400).flat_map(|row| row[1..].to_vec()).collect()
+    }
+
+    #[test]
+    fn shapes_are_where_they_belong() {
+        let pixels = pixels(&write(&scene()).unwrap());
+        assert_eq!(pixels.len(), 400 * 200 * 3);
+        let at = |x: usize, y: usize| &pixels[3 * (400 * 2 * y + 2 * x)..][..3];
+        assert_eq!(at(0, 0), [255; 3]);
+        assert_eq!(at(25, 25), [255, 0, 0]);
+        assert_eq!(at(150, 30), [0, 255, 0]);
+        assert_eq!(at(140, 30), [0, 0, 255]);
+        assert_eq!(at(100, 25), [0; 3]);
+        // The text that reads upwards stands above and below its point, left of it.
+        let dark = |xs: std::ops::Range<usize>, ys: std::ops::Range<usize>| {
+            xs.flat_map(|x| ys.clone().map(move |y| (x, y))).filter(|(x, y)| at(*x, *y)[1] < 128).count()
+        };
+        assert!(dark(166..182, 25..58) > 20 && dark(166..182, 62..95) > 20);
+        assert_eq!(dark(182..200, 0..80), 0);
+        assert!(dark(10..90, 46..64) > 50);
+    }
+
+    /// The same bytes on every machine. A new version of a library or font may give others: look at a picture then.
+    #[test]
+    fn every_machine_paints_the_same() {
+        let digest = blake3::hash(&write(&scene()).unwrap()).to_string();
+        assert_eq!(digest, "fd3315cfbe162f5379ffa2d57e1afbb862107fa5173574fc641274788f277b69");
+    }
+
+    #[test]
+    fn a_scene_without_area_is_an_error() {
+        assert!(write(&Scene::new(0.0, 10.0)).is_err());
+    }
+}

@@ -117,3 +117,34 @@ fn escaped(text: &str) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_escaped_and_numbers_are_short() {
+        assert_eq!(escaped("a<b> & \"c\" 知乎\u{0}\u{8}"), "a&lt;b&gt; &amp; &quot;c&quot; 知乎\u{FFFD}\u{FFFD}");
+        assert_eq!(
+            [1.0, -0.001, 0.5, 12.345, -7.25].map(number),
+            ["1", "0", "0.5", "12.35", "-7.25"].map(str::to_owned)
+        );
+    }
+
+    #[test]
+    fn a_picture_says_what_it_is() {
+        let mut scene = Scene::new(100.0, 50.0);
+        scene.title = "ALP <of> books".to_owned();
+        scene.description = "It rises.".to_owned();
+        scene.text(Text::new(1.0, 2.0, 14.0, "知乎").bold().upwards());
+        let svg = write(&scene);
+        let document = roxmltree::Document::parse(&svg).unwrap();
+        let root = document.root_element();
+        let text = |name: &str| root.children().find(|node| node.has_tag_name(name)).and_then(|node| node.text());
+        assert_eq!(text("title"), Some("ALP <of> books"));
+        assert_eq!(text("desc"), Some("It rises."));
+        assert_eq!(text("text"), Some("知乎"));
+        assert_eq!(root.attribute("aria-labelledby"), Some("title description"));
+        assert_eq!(root.attribute("viewBox"), Some("0 0 100 50"));
+    }
+}
