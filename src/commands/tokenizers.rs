@@ -11,7 +11,7 @@ use crate::corpus::{TEXT_ENDINGS, files_below, texts_in};
 use crate::error::{Error, Result, nearest};
 use crate::evaluation::table::{Column, ColumnGroup, Table};
 use crate::plan::registry;
-use crate::runner::display::count;
+use crate::runner::display::{count, counted};
 use crate::tokenizer::Tokenizer;
 use crate::tokenizer::efficiency::{self, Size, Tokens};
 
@@ -272,7 +272,7 @@ impl Measured {
             cells: figures.iter().map(|own| cell(own).unwrap_or_else(|| "–".to_owned())).collect(),
         };
         let number = |value: Option<f64>| value.map(|value| format!("{value:.3}"));
-        let share = |value: Option<f64>| value.map(|share| format!("{:.2} %", 100.0 * share));
+        let share = |value: Option<f64>| value.map(small_share);
         let mut columns = vec![column("tokens", &|own| Some(count(own.tokens.tokens)))];
         if figures.len() > 1 {
             let mut saved = column("saved", &|own| own.saved.map(|share| format!("{:.1} %", 100.0 * share)));
@@ -287,7 +287,8 @@ impl Measured {
             column("unknown", &|own| share(own.unknown_token_share)),
         ]);
         let Size { documents, characters, .. } = self.size;
-        let title = format!("{}: {} documents, {} characters", self.name, count(documents), count(characters));
+        let title =
+            format!("{}: {}, {}", self.name, counted(documents, "document"), counted(characters, "character"));
         ColumnGroup { title, columns }
     }
 }
@@ -297,5 +298,25 @@ fn table(names: &[String], tokenizers: &[Tokenizer], corpora: &[Measured]) -> Ta
     let vocabulary = Column { heading: "vocabulary".to_owned(), cells: sizes };
     let mut groups = vec![ColumnGroup { title: String::new(), columns: vec![vocabulary] }];
     groups.extend(corpora.iter().map(Measured::columns));
-    Table { corner: "tokenizer".to_owned(), groups, labels: names.to_vec() }
+    Table { corner: "tokenizer".to_owned(), groups, labels: short(names) }
+}
+
+/// Paths without the folder that all of them lie in.
+fn short(names: &[String]) -> Vec<String> {
+    let folder = |name: &String| Path::new(name).parent().map(Path::to_owned).unwrap_or_default();
+    let mut common = names.first().map(folder).unwrap_or_default();
+    while !names.iter().all(|name| folder(name).starts_with(&common)) {
+        common.pop();
+    }
+    let rest = |name: &String| Path::new(name).strip_prefix(&common).map(|rest| rest.display().to_string());
+    names.iter().map(|name| rest(name).unwrap_or_else(|_| name.clone())).collect()
+}
+
+/// `0 %` is none at all.
+fn small_share(share: f64) -> String {
+    match 100.0 * share {
+        0.0 => "0 %".to_owned(),
+        percent if percent < 0.01 => "<0.01 %".to_owned(),
+        percent => format!("{percent:.2} %"),
+    }
 }
