@@ -179,7 +179,7 @@ mod tests {
             let characters: Vec<(char, u64)> = text.chars().map(|c| (c, 1)).collect();
             Scripts::of_text(&characters).map(|scripts| scripts.to_string())
         };
-        assert_eq!(of("春天来了 hello 3。"), Some("Han".to_owned()));
+        assert_eq!(of("春天来了，hi 3。"), Some("Han".to_owned()));
         assert_eq!(of("春がきた。カメラ ok"), Some("Han, Hiragana or Katakana".to_owned()));
         assert_eq!(of("весна в долине"), Some("Cyrillic".to_owned()));
         assert_eq!(of("spring in the valley 春"), Some("Latin".to_owned()));
