@@ -26,6 +26,10 @@ use crate::error::Result;
 /// After so many merges SentencePiece sets anew which pairs are active.
 const REFRESH: usize = 100;
 
+/// At first so many times as many pairs are kept as are active. The number of pairs, and of active ones with it, grows
+/// as merges make symbols; with this many the floor seldom has to be lowered.
+const KEPT: usize = 6;
+
 /// From when on the means for large texts are used; they change nothing but time and memory.
 #[derive(Clone, Copy)]
 pub struct Limits {
@@ -164,7 +168,7 @@ impl Learner {
         let (found, places) = scan::pairs(&self.text, &self.lengths, joins);
         self.census.born(found.len());
         self.places = places;
-        let kept = 4 * self.census.active();
+        let kept = KEPT * self.census.active();
         self.floor = 1;
         if found.len() > self.limits.few_pairs.max(kept) {
             let mut counts: Vec<u64> = found.iter().map(|pair| pair.count).collect();
@@ -179,7 +183,7 @@ impl Learner {
     /// Lowers the floor, and finds the pairs that are above it now.
     fn lower_floor(&mut self) {
         self.close_gaps();
-        self.floor = (self.floor / 4).max(1);
+        self.floor = (self.floor / 2).max(1);
         let wanted = |left, right, count| {
             count >= self.floor
                 && !self.index.contains_key(&pair_key(left, right))
@@ -212,23 +216,17 @@ impl Learner {
         self.agenda = Agenda::new(entries, before(&self.pairs, &self.symbols));
     }
 
-    /// Moves the places of the open pairs together, and forgets those where the pair is no more.
+    /// Moves the places of the open pairs together.
     fn close_gaps(&mut self) {
         let mut order: Vec<&mut Pair> = self.pairs.iter_mut().filter(|pair| pair.places > 0).collect();
         order.sort_unstable_by_key(|pair| pair.start);
         let mut end = 0;
         for pair in order {
             let from = std::mem::replace(&mut pair.start, end);
-            let length = self.lengths[pair.left as usize];
             for place in from..from + pair.places as usize {
-                let slot = *self.places[place].get_mut();
-                if self.text.at(slot as usize) == pair.left && self.text.at((slot + length) as usize) == pair.right
-                {
-                    *self.places[end].get_mut() = slot;
-                    end += 1;
-                }
+                *self.places[end].get_mut() = *self.places[place].get_mut();
+                end += 1;
             }
-            pair.places = (end - pair.start) as u32;
         }
         self.places.truncate(end);
         self.places.shrink_to_fit();
@@ -338,30 +336,33 @@ impl Learner {
     fn settle(&mut self, part: &mut Part, merge: &Merge, best: u32) {
         let &Merge { left, right, union, .. } = merge;
         let mut listed = 0;
-        for symbol in part.before.symbols() {
+        let before: Vec<u32> = part.before.symbols().collect();
+        let old: Vec<_> = before.iter().map(|symbol| self.number((*symbol, left))).collect();
+        for (&symbol, old) in before.iter().zip(old) {
             let tally = part.before.of(symbol);
-            if symbol != union {
-                self.lose((symbol, left), tally.count, best);
-            }
+            self.lose(old, tally.count, best);
             tally.next = self.gain((symbol, union), tally.count, tally.occurrences, &mut listed);
         }
-        for symbol in part.after.symbols() {
+        let after: Vec<u32> = part.after.symbols().collect();
+        let old: Vec<_> = after.iter().map(|symbol| self.number((right, *symbol))).collect();
+        for (&symbol, old) in after.iter().zip(old) {
             let tally = part.after.of(symbol);
-            self.lose((right, symbol), tally.count, best);
+            self.lose(old, tally.count, best);
             let overlap = if symbol == left { part.overlap } else { 0 };
             tally.next = self.gain((union, symbol), tally.count - overlap, tally.occurrences, &mut listed);
         }
         self.places.resize_with(self.places.len() + listed as usize, AtomicU32::default);
     }
 
+    /// The number of a pair; `None` if it is not kept, or may not be joined.
+    fn number(&self, (left, right): (u32, u32)) -> Option<u32> {
+        self.index.get(&pair_key(left, right)).copied()
+    }
+
     /// Occurrences of a pair have gone. Where SentencePiece meets a closed pair again it makes it anew, without
     /// occurrences: it is never merged but counts among all pairs.
-    fn lose(&mut self, (left, right): (u32, u32), count: u64, best: u32) {
-        // A pair that is not there is not kept, or may not be joined.
-        let Some(&number) = self.index.get(&pair_key(left, right)) else { return };
-        if number == best {
-            return;
-        }
+    fn lose(&mut self, number: Option<u32>, count: u64, best: u32) {
+        let Some(number) = number.filter(|number| *number != best) else { return };
         let pair = &mut self.pairs[number as usize];
         match pair.state {
             State::Open => {
@@ -441,5 +442,75 @@ fn before<'a>(pairs: &'a [Pair], symbols: &'a [Symbol]) -> impl Fn(Entry, Entry)
     move |a, b| {
         let order = b.count.cmp(&a.count).then_with(|| length(a).cmp(&length(b)));
         order.then_with(|| compare_texts(a, b)).then_with(|| a.pair.cmp(&b.pair)).is_lt()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Alphabet, Words};
+    use super::*;
+
+    const ALL_KEPT_ONE_THREAD: Limits = Limits { few_pairs: usize::MAX, few_places: usize::MAX };
+    const FEW_KEPT_MANY_THREADS: Limits = Limits { few_pairs: 0, few_places: 1 };
+
+    /// Lines of words that grow from few characters, some of them one after the other, with long runs of one character.
+    fn lines(seed: u64) -> Vec<String> {
+        let mut state = seed;
+        let mut below = |bound: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % bound
+        };
+        let letters: Vec<char> = ('一'..='龥').step_by(120).chain("aab 0。".chars()).collect();
+        let mut words: Vec<String> = Vec::new();
+        let mut lines = Vec::new();
+        for _ in 0..5000 {
+            let mut line = String::new();
+            for _ in 0..2 + below(12) {
+                // The square of a chance: some letters and words are frequent.
+                let chance = below(1000) * below(1000);
+                let letter = letters[(chance * letters.len() as u64 / 1_000_000) as usize];
+                match below(4) {
+                    0 if !words.is_empty() => line += &words[(chance * words.len() as u64 / 1_000_000) as usize],
+                    1 => line += &letter.to_string().repeat(1 + below(9) as usize),
+                    _ => line.push(letter),
+                }
+            }
+            words.push(line.chars().take(7).collect());
+            lines.push(line);
+        }
+        // Half of them four times, half of them twice.
+        lines.extend_from_within(..2500);
+        lines.extend_from_within(..);
+        lines
+    }
+
+    fn text(words: &Words) -> (Text, Vec<(char, u64)>) {
+        let characters = words.alphabet(Alphabet::Coverage(0.998));
+        (Text::new(words, &characters).unwrap(), characters)
+    }
+
+    fn learn_with(limits: Limits, threads: usize, words: &Words, wanted: usize) -> Vec<String> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let (text, characters) = text(words);
+            learn(text, *words.rules(), &characters, limits, wanted, |_| Ok(false)).unwrap()
+        })
+    }
+
+    #[test]
+    fn neither_threads_nor_pairs_that_are_not_kept_change_a_merge() {
+        let llama = Rules { split_digits: true, allow_whitespace_only_pieces: true, ..Rules::SENTENCEPIECE };
+        for (seed, rules) in [(1, Rules::SENTENCEPIECE), (2, llama)] {
+            let words = Words::of(rules, &lines(seed));
+            let (text, characters) = text(&words);
+            assert!(Learner::new(text, rules, &characters, FEW_KEPT_MANY_THREADS).floor > 3);
+            // To the end of the text: the floor is lowered down to 1.
+            let expected = learn_with(ALL_KEPT_ONE_THREAD, 1, &words, usize::MAX);
+            assert!(expected.len() > 5000, "{}", expected.len());
+            for threads in [1, 3] {
+                let found = learn_with(FEW_KEPT_MANY_THREADS, threads, &words, usize::MAX);
+                assert!(found == expected, "{:?}", found.iter().zip(&expected).position(|(a, b)| a != b));
+            }
+        }
     }
 }

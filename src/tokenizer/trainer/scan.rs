@@ -1,5 +1,6 @@
 //! The pairs of neighbours in a text with their places, found by two counting sorts: by left symbol, then by right.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use rayon::prelude::*;
@@ -26,27 +27,11 @@ pub fn pairs(
     wanted: impl Fn(u32, u32, u64) -> bool + Sync,
 ) -> (Vec<Found>, Vec<AtomicU32>) {
     let parts = text.parts(rayon::current_num_threads());
-    let each = |part: &std::ops::Range<usize>, place: &mut dyn FnMut(u32, usize)| {
-        let mut slot = part.start;
-        while slot < part.end {
-            let left = text.at(slot);
-            if left == BARRIER {
-                slot += 1;
-                continue;
-            }
-            let next = slot + lengths[left as usize] as usize;
-            // Behind the last word stands a barrier.
-            if text.at(next) != BARRIER {
-                place(left, slot);
-            }
-            slot = next;
-        }
-    };
     let mut starts: Vec<Vec<u32>> = parts
         .par_iter()
         .map(|part| {
             let mut counts = vec![0; lengths.len()];
-            each(part, &mut |left, _| counts[left as usize] += 1);
+            each_place(text, lengths, part, |left, _| counts[left as usize] += 1);
             counts
         })
         .collect();
@@ -60,9 +45,10 @@ pub fn pairs(
     }
     let places: Vec<AtomicU32> = (0..total).into_par_iter().map(|_| AtomicU32::new(0)).collect();
     parts.par_iter().zip(&mut starts).for_each(|(part, next)| {
-        each(part, &mut |left, slot| {
-            places[next[left as usize] as usize].store(slot as u32, Relaxed);
-            next[left as usize] += 1;
+        each_place(text, lengths, part, |left, slot| {
+            let next = &mut next[left as usize];
+            places[*next as usize].store(slot as u32, Relaxed);
+            *next += 1;
         });
     });
     let found: Vec<Vec<Found>> = (0..lengths.len())
@@ -78,6 +64,24 @@ pub fn pairs(
         )
         .collect();
     (found.into_iter().flatten().collect(), places)
+}
+
+/// Calls `place` with the left symbol and the first slot of every pair of neighbours.
+fn each_place(text: &Text, lengths: &[u32], part: &Range<usize>, mut place: impl FnMut(u32, usize)) {
+    let mut slot = part.start;
+    while slot < part.end {
+        let left = text.at(slot);
+        if left == BARRIER {
+            slot += 1;
+            continue;
+        }
+        let next = slot + lengths[left as usize] as usize;
+        // Behind the last word stands a barrier.
+        if text.at(next) != BARRIER {
+            place(left, slot);
+        }
+        slot = next;
+    }
 }
 
 /// The places of one left symbol, sorted by right symbol.
@@ -101,18 +105,20 @@ impl ByRight {
     }
 
     fn sort(&mut self, text: &Text, length: u32, places: &[AtomicU32]) {
+        // The text is read before anything is done with it, so that the processor waits for many slots at once.
         self.places.clear();
-        let mut weights = text.weights();
-        for place in places {
+        self.places.extend(places.iter().map(|place| {
             let slot = place.load(Relaxed);
-            let right = text.at((slot + length) as usize);
+            (text.at((slot + length) as usize), slot)
+        }));
+        let mut weights = text.weights();
+        for &(right, slot) in &self.places {
             let tally = &mut self.tallies[right as usize];
             if tally.places == 0 {
                 self.met.push(right);
             }
             tally.places += 1;
             tally.count += weights.at(slot);
-            self.places.push((right, slot));
         }
         self.met.sort_unstable();
         let mut next = 0;

@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::text::{BARRIER, INSIDE, Text};
 
+/// So many places are looked up at once.
+const BLOCK: usize = 64;
+
 /// The symbols `left` and `right`, of so many characters, become `union`.
 pub struct Merge {
     pub left: u32,
@@ -51,8 +54,8 @@ impl Tallies {
         &mut self.by_symbol[symbol as usize]
     }
 
-    pub fn symbols(&self) -> Vec<u32> {
-        self.met.clone()
+    pub fn symbols(&self) -> impl Iterator<Item = u32> {
+        self.met.iter().copied()
     }
 
     fn meet(&mut self, symbol: u32, occurrences: u32, count: u64) {
@@ -109,30 +112,39 @@ impl Part {
         self.occurrences.clear();
         self.overlap = 0;
         let mut weights = text.weights();
-        for place in places {
-            let at = place.load(Relaxed);
-            let first = at as usize;
-            let middle = first + left_length;
-            if text.at(first) != left || text.at(middle) != right {
-                continue;
+        for places in places.chunks(BLOCK) {
+            // First all is read, so that the processor waits for many slots at once.
+            let mut slots = [(0, false); BLOCK];
+            for (slot, place) in slots.iter_mut().zip(places) {
+                let at = place.load(Relaxed);
+                let first = at as usize;
+                *slot = (at, text.at(first) == left && text.at(first + left_length) == right);
             }
-            let end = middle + right_length;
-            let (previous, next) = (text.at(first - 1), text.at(end));
-            let weight = weights.at(at);
-            if previous != BARRIER {
-                self.before.meet(previous, 1, weight);
-                if previous == union {
-                    self.overlap += weight;
+            for (at, _) in slots[..places.len()].iter().filter(|(_, there)| *there) {
+                let first = *at as usize;
+                let middle = first + left_length;
+                // Not if the pair overlapped with the one before: "aaa".
+                if text.at(first) != left {
+                    continue;
                 }
+                let end = middle + right_length;
+                let (previous, next) = (text.at(first - 1), text.at(end));
+                let weight = weights.at(*at);
+                if previous != BARRIER {
+                    self.before.meet(previous, 1, weight);
+                    if previous == union {
+                        self.overlap += weight;
+                    }
+                }
+                if next != BARRIER {
+                    self.after.meet(next, 1, weight);
+                }
+                self.occurrences.push((*at, previous, next));
+                text.put(middle - 1, INSIDE);
+                text.put(middle, INSIDE);
+                text.put(first, union);
+                text.put(end - 1, union);
             }
-            if next != BARRIER {
-                self.after.meet(next, 1, weight);
-            }
-            self.occurrences.push((at, previous, next));
-            text.put(middle - 1, INSIDE);
-            text.put(middle, INSIDE);
-            text.put(first, union);
-            text.put(end - 1, union);
         }
     }
 

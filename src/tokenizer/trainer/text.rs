@@ -43,7 +43,7 @@ impl Text {
         let mut weights: Vec<(u32, u64)> = Vec::new();
         let mut rest = &slots[1..];
         let mut pieces = Vec::new();
-        for ((text, count), length) in stretches.into_iter().zip(lengths) {
+        for (&(ref text, count), length) in stretches.iter().zip(lengths) {
             if weights.last().is_none_or(|(_, last)| *last != count) {
                 weights.push(((slots.len() - rest.len()) as u32, count));
             }

@@ -24,17 +24,16 @@ const RESERVED: char = '\u{2585}';
 const BATCH: usize = 4096;
 /// Into so many parts the words are shared out by their hash, so that threads seldom meet.
 const SHARDS: usize = 64;
-/// [`Words::stretches`] are of about so many bytes.
+/// Stretches are of about so many bytes.
 const STRETCH: usize = 1 << 20;
 
 /// The distinct words of all lines taken, with their counts. Memory: their text and one byte for each; while they are
 /// counted twice the text and about 70 bytes for each.
 pub struct Words {
     rules: Rules,
-    /// Every word with a [`BOUNDARY`] behind it, the most frequent first, then by text.
-    text: String,
-    /// From which byte of `text` on words have which count: descending counts.
-    counts: Vec<(usize, u64)>,
+    /// Every word with a [`BOUNDARY`] behind it, the most frequent first, then by text, in stretches of words of one
+    /// count.
+    stretches: Vec<(String, u64)>,
     /// All characters but U+0000, most frequent first, then by code.
     characters: Vec<(char, u64)>,
     /// Whether a word holds a [`BOUNDARY`] itself.
@@ -67,10 +66,9 @@ impl Words {
             tally
         });
         let (lines, too_long) = tallies.reduce(|| (0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
-        let (text, counts, parted) = in_order(shards);
-        let mut words = Self { rules, text, counts, characters: Vec::new(), parted, lines, too_long };
-        words.characters = characters(&words.stretches());
-        words
+        let (stretches, parted) = in_order(shards);
+        let characters = characters(&stretches);
+        Self { rules, stretches, characters, parted, lines, too_long }
     }
 
     pub fn rules(&self) -> &Rules {
@@ -98,20 +96,8 @@ impl Words {
     }
 
     /// All words in order, each with a [`BOUNDARY`] behind it, in stretches of words of one count.
-    pub(super) fn stretches(&self) -> Vec<(&str, u64)> {
-        let mut stretches = Vec::new();
-        let ends = self.counts.iter().skip(1).map(|(start, _)| *start).chain([self.text.len()]);
-        for (&(start, count), end) in self.counts.iter().zip(ends) {
-            let mut rest = &self.text[start..end];
-            while !rest.is_empty() {
-                let from = STRETCH.min(rest.len());
-                let boundary = memchr::memchr(BOUNDARY as u8, &rest.as_bytes()[from..]);
-                let (stretch, tail) = rest.split_at(boundary.map_or(rest.len(), |at| from + at + 1));
-                stretches.push((stretch, count));
-                rest = tail;
-            }
-        }
-        stretches
+    pub(super) fn stretches(&self) -> &[(String, u64)] {
+        &self.stretches
     }
 
     /// The single characters that become pieces, most frequent first, with their counts.
@@ -212,8 +198,8 @@ impl Shard {
     }
 }
 
-/// `text`, `counts` and `parted` of [`Words`].
-fn in_order(shards: Vec<Mutex<Shard>>) -> (String, Vec<(usize, u64)>, bool) {
+/// `stretches` and `parted` of [`Words`].
+fn in_order(shards: Vec<Mutex<Shard>>) -> (Vec<(String, u64)>, bool) {
     let shards: Vec<Shard> = shards
         .into_iter()
         .map(|shard| {
@@ -222,41 +208,58 @@ fn in_order(shards: Vec<Mutex<Shard>>) -> (String, Vec<(usize, u64)>, bool) {
             shard
         })
         .collect();
-    let text_of = |&(shard, word): &(u32, u32)| {
-        let shard = &shards[shard as usize];
-        shard.text_of(&shard.words[word as usize])
+    let text_of = |word: &Ordered| {
+        let shard = &shards[word.shard as usize];
+        shard.text_of(&shard.words[word.index as usize])
     };
-    // The first bytes decide most comparisons without a look at the text.
-    let mut order: Vec<(u64, u128, (u32, u32))> =
-        Vec::with_capacity(shards.iter().map(|shard| shard.words.len()).sum());
-    for (number, shard) in (0..).zip(&shards) {
-        for (index, word) in (0..).zip(&shard.words) {
+    let ordered = |(number, shard)| {
+        let shard: &Shard = shard;
+        (0..).zip(&shard.words).map(move |(index, word)| {
             let bytes = shard.text_of(word).as_bytes();
             let mut first = [0; 16];
-            let length = bytes.len().min(16);
+            let length = bytes.len().min(first.len());
             first[..length].copy_from_slice(&bytes[..length]);
-            order.push((word.count, u128::from_be_bytes(first), (number, index)));
-        }
-    }
-    order.par_sort_unstable_by(|a, b| {
-        b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)).then_with(|| text_of(&a.2).cmp(text_of(&b.2)))
+            let first = u128::from_be_bytes(first);
+            Ordered { count: word.count, first, shard: number as u32, index, length: word.length }
+        })
+    };
+    let mut words: Vec<Ordered> = shards.par_iter().enumerate().map(ordered).flatten_iter().collect();
+    words.par_sort_unstable_by(|a, b| {
+        b.count.cmp(&a.count).then_with(|| a.first.cmp(&b.first)).then_with(|| text_of(a).cmp(text_of(b)))
     });
-    let mut text = String::with_capacity(shards.iter().map(|shard| shard.text.len() + shard.words.len()).sum());
-    let mut counts: Vec<(usize, u64)> = Vec::new();
-    let mut parted = false;
-    for (count, _, word) in &order {
-        if counts.last().is_none_or(|(_, last)| last != count) {
-            counts.push((text.len(), *count));
+    let mut long = 0;
+    let stretches: Vec<&[Ordered]> = words
+        .chunk_by(|a, b| {
+            long = if long > STRETCH { 0 } else { long + a.length as usize };
+            a.count == b.count && long <= STRETCH
+        })
+        .collect();
+    let text = |words: &&[Ordered]| {
+        let mut text = String::with_capacity(words.iter().map(|word| word.length as usize + 1).sum());
+        let mut parted = false;
+        for word in words.iter().map(text_of) {
+            parted |= word.contains(BOUNDARY);
+            text.push_str(word);
+            text.push(BOUNDARY);
         }
-        let word = text_of(word);
-        parted |= word.contains(BOUNDARY);
-        text.push_str(word);
-        text.push(BOUNDARY);
-    }
-    (text, counts, parted)
+        (text, words[0].count, parted)
+    };
+    let stretches: Vec<(String, u64, bool)> = stretches.par_iter().map(text).collect();
+    let parted = stretches.iter().any(|(.., parted)| *parted);
+    (stretches.into_iter().map(|(text, count, _)| (text, count)).collect(), parted)
 }
 
-fn characters(stretches: &[(&str, u64)]) -> Vec<(char, u64)> {
+/// A word of a shard, on its way to its place.
+struct Ordered {
+    count: u64,
+    /// Its first bytes, which decide most comparisons without a look at the text.
+    first: u128,
+    shard: u32,
+    index: u32,
+    length: u32,
+}
+
+fn characters(stretches: &[(String, u64)]) -> Vec<(char, u64)> {
     let all = char::MAX as usize + 1;
     let share = stretches.len().div_ceil(rayon::current_num_threads()).max(1);
     let tallies: Vec<Vec<u64>> = stretches
@@ -325,7 +328,7 @@ mod tests {
     fn special_pieces_part_words_and_long_lines_are_left_out() {
         let rules = Rules { max_sentence_length: 12, ..Rules::SENTENCEPIECE };
         let words = Words::of(rules, &["a<s>b", "", "▅", "thirteen byte"]);
-        assert_eq!(words.stretches(), [("▁a\0b\0", 1)]);
+        assert_eq!(words.stretches(), [("▁a\0b\0".to_owned(), 1)]);
         assert_eq!((words.lines(), words.too_long()), (1, 1));
         assert_eq!(words.alphabet(Alphabet::Characters(9)), [('a', 1), ('b', 1), ('▁', 1)]);
     }
@@ -346,12 +349,12 @@ mod tests {
         let mut expected: Vec<_> =
             expected.into_iter().map(|(word, count)| (std::cmp::Reverse(count), word)).collect();
         expected.sort();
-        let found = words.stretches().into_iter().flat_map(|(text, count)| {
-            text.split_terminator(BOUNDARY).map(move |word| (std::cmp::Reverse(count), word.to_owned()))
+        let found = words.stretches().iter().flat_map(|(text, count)| {
+            text.split_terminator(BOUNDARY).map(move |word| (std::cmp::Reverse(*count), word.to_owned()))
         });
         assert_eq!(found.collect::<Vec<_>>(), expected);
         let others = on(3);
-        assert!(words.text == others.text && words.counts == others.counts);
+        assert!(words.stretches == others.stretches);
         assert_eq!(words.characters, others.characters);
     }
 }
