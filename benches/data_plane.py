@@ -274,8 +274,8 @@ class Bench:
             corpus = lambda name: {"from": name, "files": [str(self.data / f"zh/{name}.jsonl")]}
             self.cmx("vocab-search", base={"from": "base", "path": str(self.data / MIXTRAL)},
                      train=[corpus(name) for name in ["books", "laws", "articles"]], score=[corpus("instructions")],
-                     single_characters=[5435], sizes=[31000], size=None, add=25_000, lines=1_000_000, recipe="clean",
-                     scores="distinct")
+                     scripts=["Han"], single_characters=[5435], sizes=[31000], alphabet=None, size=None, add=25_000,
+                     lines=1_000_000, recipe="clean", scores="distinct")
             shutil.copy(self.folder / "cmx/output/tokenizer.model", model)
         return model
 
