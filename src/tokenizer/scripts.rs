@@ -36,8 +36,8 @@ impl Scripts {
     }
 
     /// The scripts that a text is written in, from its characters and their counts: the one with the most letters
-    /// and those with at least a hundredth of its letters; Latin only if it has the most, since names, formulas and
-    /// quotations bring it into every text. `None` for a text without letters.
+    /// and those with at least a hundredth of its letters. Names, formulas and code bring Latin into every text: it
+    /// counts only where no other script has a tenth of its letters, and then alone. `None` for a text without letters.
     pub fn of_text(characters: &[(char, u64)]) -> Option<Self> {
         let mut counts: Vec<(Script, u64)> = Vec::new();
         for (c, count) in characters {
@@ -49,14 +49,12 @@ impl Scripts {
                 },
             }
         }
-        counts.sort_by_key(|(script, count)| (std::cmp::Reverse(*count), script.full_name()));
-        let (main, most) = *counts.first()?;
-        let others = counts.iter().filter(|(script, _)| main != Script::Latin && *script != Script::Latin);
+        let latin = counts.iter().find(|(script, _)| *script == Script::Latin).map_or(0, |(_, count)| *count);
+        counts.retain(|(script, count)| *script != Script::Latin && count * 10 >= latin);
+        let most = counts.iter().map(|(_, count)| *count).max();
+        let Some(most) = most else { return (latin > 0).then(|| Self(vec![Script::Latin])) };
         let mut scripts: Vec<Script> =
-            others.filter(|(_, count)| count * 100 >= most).map(|(script, _)| *script).collect();
-        if main == Script::Latin {
-            scripts.push(main);
-        }
+            counts.iter().filter(|(_, count)| count * 100 >= most).map(|(script, _)| *script).collect();
         scripts.sort_by_key(|script| script.full_name());
         Some(Self(scripts))
     }
@@ -182,9 +180,15 @@ mod tests {
         assert_eq!(of("春天来了，hi 3。"), Some("Han".to_owned()));
         assert_eq!(of("春がきた。カメラ ok"), Some("Han, Hiragana or Katakana".to_owned()));
         assert_eq!(of("весна в долине"), Some("Cyrillic".to_owned()));
-        assert_eq!(of("spring in the valley 春"), Some("Latin".to_owned()));
+        assert_eq!(of("spring in the valley, 春"), Some("Latin".to_owned()));
         assert_eq!(of("12 + 3 …"), None);
-        let mostly = [('春', 1000), ('β', 9), ('x', 900)];
-        assert_eq!(Scripts::of_text(&mostly).unwrap().to_string(), "Han");
+        for (characters, scripts) in [
+            ([('春', 1000), ('β', 9), ('x', 900)], "Han"),
+            ([('春', 1000), ('β', 10), ('x', 9)], "Greek or Han"),
+            ([('春', 1000), ('β', 1), ('x', 10_000)], "Han"),
+            ([('春', 1000), ('β', 1), ('x', 10_001)], "Latin"),
+        ] {
+            assert_eq!(Scripts::of_text(&characters).unwrap().to_string(), scripts);
+        }
     }
 }
