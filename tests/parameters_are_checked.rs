@@ -43,7 +43,7 @@ fn of_a_vocabulary_search() {
         ("sizes = \"9000..=8000 by 100\"", "`sizes`: `9000..=8000 by 100` holds no size"),
         (
             "sizes = [5000]",
-            "a vocabulary of 5000 pieces has no room for 7434 single characters and 3 special pieces",
+            "a vocabulary of 5000 pieces has no room for 7434 single characters and 259 special pieces",
         ),
         ("single_characters = []", "`single_characters` must name at least one number"),
         ("single_characters = [4451, 0]", "`single_characters` must name numbers of at least 1"),

@@ -1,13 +1,16 @@
 //! `train-tokenizer`: documents → a byte-pair tokenizer.
 
+use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use rayon::ThreadPoolBuilder;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Documents, Fault, Stage, Work};
 use crate::corpus::each_text;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::events::Unit;
 use crate::tokenizer::trainer::{Alphabet, Rules, Words, train};
 use crate::tokenizer::{Normalizer, Sample, SentencePiece, Tokenizer};
@@ -80,7 +83,8 @@ impl Stage for TrainTokenizer {
     fn run(&self, work: &mut Work) -> Result<()> {
         let rules = self.rules();
         let sample = training_lines(&self.train, self.lines, self.max_sentence_length, work)?;
-        let words = words_of(sample, rules, "train")?;
+        let words = words_of(&sample, rules, "train")?;
+        drop(sample);
 
         let progress = work.progress("train", Some(self.vocab_size as u64), Unit::Items);
         let lines = words.lines();
@@ -142,12 +146,47 @@ pub(super) fn training_lines(from: &[Documents], limit: usize, longest: usize, w
 }
 
 /// The words of a sample; an error that names the parameter when there are none.
-pub(super) fn words_of(sample: Sample, rules: Rules, parameter: &str) -> Result<Words> {
+pub(super) fn words_of(sample: &Sample, rules: Rules, parameter: &str) -> Result<Words> {
     let words = Words::of(rules, &sample.lines());
     if words.lines() == 0 {
         return Err(Error::invalid(format!("`{parameter}`: the documents hold no text to train on")));
     }
     Ok(words)
+}
+
+/// What `work` makes of every item, or the error of the first that fails. As many items are worked on at once as the
+/// current pool of Rayon has threads, each with its share of the threads for itself. Unlike with Rayon's own iterators a
+/// thread that waits for others takes up no further item, so that never more than that many are in memory.
+pub(super) fn side_by_side<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
+    let threads = rayon::current_num_threads();
+    let at_once = threads.min(items.len()).max(1);
+    let next = AtomicUsize::new(0);
+    let worker = |number: usize| -> Result<Vec<(usize, Result<R>)>> {
+        let share = threads / at_once + usize::from(number < threads % at_once);
+        let pool = ThreadPoolBuilder::new().num_threads(share).build();
+        let pool = pool.context(|| "cannot start threads".to_owned())?;
+        let mut results = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Relaxed);
+            let Some(item) = items.get(number) else { return Ok(results) };
+            let result = pool.install(|| work(item));
+            if result.is_err() {
+                next.store(items.len(), Relaxed);
+            }
+            results.push((number, result));
+        }
+    };
+    let done: Vec<Result<_>> = std::thread::scope(|scope| {
+        let worker = &worker;
+        let workers: Vec<_> = (0..at_once).map(|number| scope.spawn(move || worker(number))).collect();
+        workers.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    });
+    let mut results = Vec::new();
+    for done in done {
+        results.extend(done?);
+    }
+    results.sort_unstable_by_key(|(number, _)| *number);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Calls `each` with every line of every document, in order, one at a time.
@@ -167,4 +206,41 @@ pub(super) fn each_line(
     })?;
     progress.finish();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn items_keep_their_order_and_are_never_more_than_threads() {
+        for (threads, items) in [(1, 4), (2, 5), (7, 3), (3, 0)] {
+            let items: Vec<usize> = (0..items).collect();
+            let (busy, most, shares) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(Vec::new()));
+            let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let work = |item: &usize| {
+                most.fetch_max(busy.fetch_add(1, Relaxed) + 1, Relaxed);
+                shares.lock().unwrap().push(rayon::current_num_threads());
+                // Later ones are faster.
+                std::thread::sleep(Duration::from_millis(2 * (7 - *item as u64)));
+                busy.fetch_sub(1, Relaxed);
+                Ok(item * 2)
+            };
+            let results = pool.install(|| side_by_side(&items, work)).unwrap();
+            assert_eq!(results, items.iter().map(|item| item * 2).collect::<Vec<_>>());
+            assert!(most.load(Relaxed) <= threads.min(items.len()));
+            let shares = shares.into_inner().unwrap();
+            assert!(
+                shares.iter().all(|share| *share >= 1 && *share <= threads.div_ceil(items.len())),
+                "{shares:?}"
+            );
+        }
+        let work = |item: &usize| if *item >= 1 { Err(Error::new(item.to_string())) } else { Ok(()) };
+        let pool = ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        let error = pool.install(|| side_by_side(&[0, 1, 2, 3, 4], work)).unwrap_err();
+        assert_eq!(error.message(), "1");
+    }
 }

@@ -6,11 +6,11 @@ pub(super) mod sizes;
 pub(super) mod sweep;
 pub(super) mod text;
 
-use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::train_tokenizer::side_by_side;
 use super::{Documents, Fault, Input, Stage, Work};
 use crate::error::{Context, Error, Result};
 use crate::events::Unit;
@@ -297,7 +297,7 @@ impl VocabSearch {
             curve.score(corpora)?;
             Ok(curve)
         };
-        let curves = alphabets.par_iter().map(curve).collect();
+        let curves = side_by_side(alphabets, curve);
         progress.finish();
         curves
     }

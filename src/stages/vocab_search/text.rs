@@ -117,7 +117,7 @@ impl Training {
         // A merge joins two neighbours in at least one of the lines that differ, which has one symbol less from then on.
         let distinct: HashSet<&str> = sample.lines().into_iter().collect();
         let most_merges = distinct.into_iter().map(|line| line.chars().count()).sum();
-        let words = words_of(sample, rules, parameter)?;
+        let words = words_of(&sample, rules, parameter)?;
         let characters = words.alphabet(Alphabet::Characters(usize::MAX));
         Ok(Self { words, characters, lines_in_all, most_merges })
     }
