@@ -40,7 +40,7 @@ enum Init {
 
 impl Stage for Expand {
     const KIND: &'static str = "expand";
-    const REVISION: u32 = 1;
+    const REVISION: u32 = 2;
 
     fn run(&self, work: &mut Work) -> Result<()> {
         let folder = self.model.path();

@@ -1,5 +1,6 @@
 //! The kinds of stages: one file each, and the registry that names them all.
 
+mod add_tokens;
 mod command;
 mod compare;
 mod download;
@@ -119,6 +120,7 @@ kinds! {
     train_tokenizer::TrainTokenizer => "train-tokenizer.toml",
     vocab_search::VocabSearch => "vocab-search.toml",
     vocab_allocate::VocabAllocate => "vocab-allocate.toml",
+    add_tokens::AddTokens => "add-tokens.toml",
     new_model::NewModel => "new-model.toml",
     expand::Expand => "expand.toml",
     train::Train => "train.toml",

@@ -62,7 +62,7 @@ impl TorchDtype {
 
 impl Stage for NewModel {
     const KIND: &'static str = "new-model";
-    const REVISION: u32 = 1;
+    const REVISION: u32 = 2;
 
     fn check(&self) -> Result<(), Fault> {
         let wrong = |parameter: &str, why: String| Err(Fault::new(parameter, why));

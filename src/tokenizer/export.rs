@@ -17,7 +17,22 @@ use super::vocabulary::Vocabulary;
 /// scores where `tokenizers` has a list of merges: every way to make a piece of two others is listed, by descending
 /// score of the piece; with equal scores those with the longer left half come first, which makes them act from left
 /// to right as SentencePiece does (the order that transformers' own conversion uses).
+///
+/// `tokenizers` takes added tokens out of a text first and then puts the dummy prefix before each part. With user-defined
+/// pieces, inside of a text, that would put a space behind each; so they, and all others with them, are found in the
+/// normal form of the whole text, and the prefix is put at its beginning alone. There it is left out where a special
+/// token begins the text, as the slow tokenizer does (`legacy = false`), and where any such token is all of the text: the
+/// library looks for the normal form of a token, which must be the token itself.
 pub fn tokenizer_json(tokenizer: &SentencePiece) -> Option<Value> {
+    json_of(tokenizer, finds_in_normal_form(tokenizer.vocabulary()))
+}
+
+/// Whether added tokens are looked for in the normal form of a text.
+fn finds_in_normal_form(vocabulary: &Vocabulary) -> bool {
+    vocabulary.model().pieces.iter().any(|piece| piece.kind() == PieceKind::UserDefined)
+}
+
+fn json_of(tokenizer: &SentencePiece, in_normal_form: bool) -> Option<Value> {
     let (vocabulary, normalizer) = (tokenizer.vocabulary(), tokenizer.normalizer());
     if normalizer.whitespace_as_suffix || !normalizer.escape_whitespaces || vocabulary.has_charsmap() {
         return None;
@@ -28,7 +43,10 @@ pub fn tokenizer_json(tokenizer: &SentencePiece) -> Option<Value> {
         steps.push(json!({"type": "Replace", "pattern": {"Regex": "\\A +| +\\z"}, "content": ""}));
         steps.push(json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}));
     }
-    if normalizer.add_dummy_prefix {
+    if normalizer.add_dummy_prefix && in_normal_form {
+        let start = json!({"Regex": start_of_text(vocabulary)});
+        steps.push(json!({"type": "Replace", "pattern": start, "content": SPACE}));
+    } else if normalizer.add_dummy_prefix {
         steps.push(json!({"type": "Prepend", "prepend": SPACE}));
     }
     steps.push(json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE}));
@@ -48,7 +66,7 @@ pub fn tokenizer_json(tokenizer: &SentencePiece) -> Option<Value> {
         "truncation": null,
         "padding": null,
         "added_tokens": added(pieces).map(|(id, piece)| {
-            let mut token = added_token(piece);
+            let mut token = added_token(vocabulary, piece, in_normal_form);
             token.insert("id".to_owned(), json!(id));
             token.sort_keys();
             token
@@ -75,7 +93,7 @@ pub fn tokenizer_json(tokenizer: &SentencePiece) -> Option<Value> {
 /// What transformers 4 makes of a `tokenizer.model` (`LlamaTokenizerFast`, `legacy = True`, `add_prefix_space = True`):
 /// [`tokenizer_json`], but that spaces are never squeezed.
 pub fn transformers_4(tokenizer: &SentencePiece) -> Option<Value> {
-    let mut json = tokenizer_json(tokenizer)?;
+    let mut json = json_of(tokenizer, false)?;
     json["normalizer"]["normalizers"] = json!([
         {"type": "Prepend", "prepend": SPACE},
         {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
@@ -86,7 +104,7 @@ pub fn transformers_4(tokenizer: &SentencePiece) -> Option<Value> {
 /// What transformers 5 makes of it (`LlamaTokenizer`, `legacy = True`): the merges in the order of the pieces' ids,
 /// whatever their scores, and no space put before a text that begins with one.
 pub fn transformers_5(tokenizer: &SentencePiece) -> Option<Value> {
-    let mut json = tokenizer_json(tokenizer)?;
+    let mut json = json_of(tokenizer, false)?;
     json["normalizer"] = Value::Null;
     json["pre_tokenizer"] =
         json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always", "split": false});
@@ -99,35 +117,49 @@ pub fn transformers_5(tokenizer: &SentencePiece) -> Option<Value> {
 /// `tokenizer_config.json`.
 pub fn tokenizer_config(vocabulary: &Vocabulary) -> Value {
     let pieces = &vocabulary.model().pieces;
-    let decoder: Map<String, Value> =
-        added(pieces).map(|(id, piece)| (id.to_string(), Value::Object(added_token(piece)))).collect();
+    let in_normal_form = finds_in_normal_form(vocabulary);
+    let token = |piece| Value::Object(added_token(vocabulary, piece, in_normal_form));
+    let decoder: Map<String, Value> = added(pieces).map(|(id, piece)| (id.to_string(), token(piece))).collect();
+    let usage = vocabulary.usage();
     let [bos, eos, unknown] = special(vocabulary);
-    json!({
+    let mut config = json!({
         "add_bos_token": bos.is_some(),
         "add_eos_token": false,
         "added_tokens_decoder": decoder,
+        "additional_special_tokens": usage.special,
         "bos_token": bos,
+        "chat_template": usage.chat_template,
         "clean_up_tokenization_spaces": false,
         "eos_token": eos,
-        "legacy": true,
-        "pad_token": null,
+        // Without it, the slow tokenizer puts a space behind every added token; it cannot say that there is no prefix.
+        "legacy": !(in_normal_form && vocabulary.normalizer().add_dummy_prefix),
+        "pad_token": usage.pad,
         "sp_model_kwargs": {},
         "spaces_between_special_tokens": false,
         "tokenizer_class": "LlamaTokenizer",
         "unk_token": unknown,
         "use_default_system_prompt": false,
-    })
+    });
+    if let Some(config) = config.as_object_mut() {
+        config.retain(|name, value| match name.as_str() {
+            "additional_special_tokens" => *value != json!([]),
+            "chat_template" => !value.is_null(),
+            _ => true,
+        });
+    }
+    config
 }
 
 /// `special_tokens_map.json`.
 pub fn special_tokens_map(vocabulary: &Vocabulary) -> Value {
-    let names = ["bos_token", "eos_token", "unk_token"];
-    names
-        .into_iter()
-        .zip(special(vocabulary))
-        .filter_map(|(name, token)| Some((name.to_owned(), json!(token?))))
-        .collect::<Map<_, _>>()
-        .into()
+    let usage = vocabulary.usage();
+    let names = ["bos_token", "eos_token", "unk_token"].into_iter().zip(special(vocabulary));
+    let names = names.chain([("pad_token", usage.pad.as_deref())]);
+    let mut map: Map<_, _> = names.filter_map(|(name, token)| Some((name.to_owned(), json!(token?)))).collect();
+    if !usage.special.is_empty() {
+        map.insert("additional_special_tokens".to_owned(), json!(usage.special));
+    }
+    map.into()
 }
 
 /// The texts of the beginning, end and unknown pieces.
@@ -136,16 +168,45 @@ fn special(vocabulary: &Vocabulary) -> [Option<&str>; 3] {
     [vocabulary.bos().map(text), vocabulary.eos().map(text), Some(text(vocabulary.unknown()))]
 }
 
+/// The tokens that have a role for transformers.
+fn roles(vocabulary: &Vocabulary) -> impl Iterator<Item = &str> {
+    special(vocabulary).into_iter().flatten().chain(vocabulary.usage().tokens())
+}
+
+/// A pattern of the place where a text begins to which the dummy prefix belongs.
+fn start_of_text(vocabulary: &Vocabulary) -> String {
+    let escaped = |token: &str| regex::escape(token);
+    let mut unless: Vec<String> = Vec::new();
+    for token in roles(vocabulary).map(escaped) {
+        if !unless.contains(&token) {
+            unless.push(token);
+        }
+    }
+    let others: Vec<String> = added(&vocabulary.model().pieces)
+        .map(|(_, piece)| escaped(piece.text()))
+        .filter(|token| !unless.contains(token))
+        .collect();
+    if !others.is_empty() {
+        unless.push(format!("(?:{})\\z", others.join("|")));
+    }
+    format!("\\A(?!{})", unless.join("|"))
+}
+
 /// The pieces that are found in a text before anything else is done to it.
 fn added(pieces: &[Piece]) -> impl Iterator<Item = (usize, &Piece)> {
     use PieceKind::{Control, Unknown, UserDefined};
     pieces.iter().enumerate().filter(|(_, piece)| matches!(piece.kind(), Control | Unknown | UserDefined))
 }
 
-fn added_token(piece: &Piece) -> Map<String, Value> {
-    let special = piece.kind() != PieceKind::UserDefined;
-    let fields =
-        [("lstrip", false), ("normalized", false), ("rstrip", false), ("single_word", false), ("special", special)];
+fn added_token(vocabulary: &Vocabulary, piece: &Piece, normalized: bool) -> Map<String, Value> {
+    let special = piece.kind() != PieceKind::UserDefined || roles(vocabulary).any(|token| token == piece.text());
+    let fields = [
+        ("lstrip", false),
+        ("normalized", normalized),
+        ("rstrip", false),
+        ("single_word", false),
+        ("special", special),
+    ];
     let mut token = Map::from_iter([("content".to_owned(), json!(piece.text()))]);
     token.extend(fields.map(|(name, value)| (name.to_owned(), json!(value))));
     token

@@ -3,10 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokenizers::Tokenizer as Inner;
 
+use super::added::{self, Added};
 use super::proto::{Piece, PieceKind};
+use super::usage::{CONFIG, token_name};
 use crate::error::{Context, Error, Result};
 use crate::files;
 use crate::guard::guarded;
@@ -28,7 +30,7 @@ pub struct HuggingFace {
 }
 
 /// The files beside `tokenizer.json` that name special tokens, the first one that does so first.
-const COMPANIONS: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
+const COMPANIONS: [&str; 2] = [CONFIG, "special_tokens_map.json"];
 
 /// Ids may have holes, and each stands for a row of the embeddings; a larger one is a mistake and no vocabulary.
 const MOST_IDS: u32 = 1 << 22;
@@ -42,11 +44,8 @@ const PROBE: &str = " The mill,  by\tthe river 12\n\u{1}é 水车、\u{2581}\u{1
 impl HuggingFace {
     /// `path` is the `tokenizer.json`; its companions are looked for in the same folder.
     pub fn open(path: &Path) -> Result<Self> {
-        let text = std::fs::read(path).context(|| format!("cannot read {}", path.display()))?;
-        let json = parse(&text, path)?;
-        let inner = read(&text, &json, path)?;
-
-        let mut files = vec![("tokenizer.json", text)];
+        let mut files =
+            vec![("tokenizer.json", std::fs::read(path).context(|| format!("cannot read {}", path.display()))?)];
         let folder = path.parent().unwrap_or(Path::new("."));
         for name in COMPANIONS {
             let companion = folder.join(name);
@@ -55,14 +54,14 @@ impl HuggingFace {
                 files.push((name, bytes));
             }
         }
-        let companions = files[1..]
-            .iter()
-            .map(|(name, bytes)| {
-                serde_json::from_slice(bytes).map_err(|error| {
-                    Error::invalid(format!("{} is not JSON", folder.join(name).display())).caused_by(error)
-                })
-            })
-            .collect::<Result<Vec<Value>>>()?;
+        Self::of(files, path)
+    }
+
+    /// The tokenizer of these files, the first of which is the `tokenizer.json` at `path`.
+    fn of(files: Vec<(&'static str, Vec<u8>)>, path: &Path) -> Result<Self> {
+        let json = parse(&files[0].1, path)?;
+        let inner = read(&files[0].1, &json, path)?;
+        let companions = companions(&files, path)?;
         let special = |key: &str, usual: &[&str]| {
             let named = companions.iter().chain([&json["model"]]).find_map(|file| token_name(&file[key]));
             let names = named.as_deref().map_or(usual.to_vec(), |name| vec![name]);
@@ -148,6 +147,37 @@ impl HuggingFace {
         self.unknown
     }
 
+    /// See [`super::Tokenizer::with`].
+    pub fn with(&self, added: &Added) -> Result<Self> {
+        let next = self.pieces.len() as u32;
+        let mut json = parse(&self.files[0].1, &self.path)?;
+        added::append_to_json(&mut json, added, next)?;
+        let mut files = vec![("tokenizer.json", added::written(&json)?)];
+        let mut companions: Vec<_> =
+            self.files[1..].iter().map(|(name, _)| *name).zip(companions(&self.files, &self.path)?).collect();
+        if !companions.iter().any(|(name, _)| *name == CONFIG) {
+            companions.insert(0, (CONFIG, json!({"tokenizer_class": "PreTrainedTokenizerFast"})));
+        }
+        for (name, mut companion) in companions {
+            let fields = companion.as_object_mut().ok_or_else(|| {
+                Error::invalid(format!("{} is no object", self.path.with_file_name(name).display()))
+            })?;
+            added::append_to_companion(fields, name == CONFIG, added, next);
+            files.push((name, format!("{companion:#}\n").into_bytes()));
+        }
+        let extended = Self::of(files, &self.path)?;
+        // The library numbers added tokens itself.
+        let moved =
+            added.tokens.iter().zip(next..).find(|(token, id)| extended.inner.token_to_id(token) != Some(*id));
+        match moved {
+            None => Ok(extended),
+            Some((token, id)) => {
+                let message = format!("`{token}` would not get the id {id} in {}", self.path.display());
+                Err(Error::invalid(message).hint("its ids have holes, which the `tokenizers` library fills"))
+            }
+        }
+    }
+
     /// Writes the files as they were read.
     pub fn save(&self, folder: &Path) -> Result<()> {
         for (name, bytes) in &self.files {
@@ -161,6 +191,16 @@ impl HuggingFace {
 /// The error for a file that is no `tokenizer.json`.
 fn not_a_tokenizer(path: &Path) -> Error {
     Error::invalid(format!("{} is not a tokenizer.json", path.display()))
+}
+
+/// The files beside the `tokenizer.json` at `path`.
+fn companions(files: &[(&'static str, Vec<u8>)], path: &Path) -> Result<Vec<Value>> {
+    let parsed = files[1..].iter().map(|(name, bytes)| {
+        serde_json::from_slice(bytes).map_err(|error| {
+            Error::invalid(format!("{} is not JSON", path.with_file_name(name).display())).caused_by(error)
+        })
+    });
+    parsed.collect()
 }
 
 fn parse(text: &[u8], path: &Path) -> Result<Value> {
@@ -220,11 +260,6 @@ fn charsmaps_are_whole(json: &Value) -> bool {
         }),
         _ => true,
     }
-}
-
-/// A special token is written as a string or as an object with `content`.
-fn token_name(value: &Value) -> Option<String> {
-    value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned)
 }
 
 fn pieces(inner: &Inner) -> Vec<Option<String>> {

@@ -1,5 +1,6 @@
 //! SentencePiece and HF tokenizers: encoding, BPE training, ALP, merging vocabularies.
 
+mod added;
 pub mod allocation;
 pub mod alp;
 mod bpe;
@@ -17,6 +18,7 @@ mod scripts;
 mod sentencepiece;
 pub mod trainer;
 mod unigram;
+mod usage;
 mod user_defined;
 mod vocab_file;
 mod vocabulary;
@@ -27,11 +29,13 @@ use huggingface::HuggingFace;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use unigram::Unigram;
+use usage::Usage;
 use vocabulary::{Vocabulary, named};
 
 use crate::error::{Context, Error, Result};
 use crate::files;
 
+pub use added::Added;
 pub use knee::{Knee, knee};
 pub use normalizer::Normalizer;
 pub use proto::ModelProto;
@@ -131,10 +135,11 @@ impl Tokenizer {
             Family::HuggingFace(Box::new(HuggingFace::open(path)?))
         } else {
             let model = ModelProto::read(path)?;
+            let usage = Usage::beside(path, &model)?;
             if model.trainer()?.is_unigram() {
-                Family::Unigram(Box::new(named(path, Unigram::new(model))?))
+                Family::Unigram(Box::new(named(path, Unigram::new(model))?.with_usage(usage)))
             } else {
-                Family::SentencePiece(Box::new(named(path, SentencePiece::new(model))?))
+                Family::SentencePiece(Box::new(named(path, SentencePiece::new(model))?.with_usage(usage)))
             }
         }))
     }

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::bpe::{Bpe, MOST_PIECES, Scratch};
 use super::normalizer::{Normalizer, SPACE};
 use super::proto::{ModelProto, Piece, PieceKind, TrainerSpec};
+use super::usage::Usage;
 use super::vocabulary::{Vocabulary, check_pieces, named};
 use crate::error::{Error, Result};
 
@@ -45,6 +46,12 @@ impl SentencePiece {
         Ok(Self { vocabulary, bpe, reads_spaces })
     }
 
+    /// As [`Vocabulary::with_usage`].
+    #[must_use]
+    pub fn with_usage(self, usage: Usage) -> Self {
+        Self { vocabulary: self.vocabulary.with_usage(usage), ..self }
+    }
+
     pub fn vocabulary(&self) -> &Vocabulary {
         &self.vocabulary
     }
@@ -68,7 +75,7 @@ impl SentencePiece {
 
     /// Appends the ids of `text`; nothing is put before or after them.
     pub fn encode_into(&self, text: &str, ids: &mut Vec<u32>) {
-        SCRATCH.with_borrow_mut(|(normalized, scratch)| match self.normalizer().parts(text) {
+        SCRATCH.with_borrow_mut(|(normalized, scratch)| match self.vocabulary.normalizer_of(text).parts(text) {
             Some(parts) if self.reads_spaces => self.bpe.encode(&parts, scratch, ids),
             _ => {
                 self.vocabulary.normalize(text, self.bpe.user_defined(), normalized);

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use super::proto::{ModelProto, Piece, PieceKind};
+use super::usage::Usage;
 use super::user_defined::UserDefined;
 use super::vocabulary::{Vocabulary, check_pieces};
 use crate::error::{Error, Result};
@@ -82,6 +83,12 @@ impl Unigram {
             bytes: trainer.byte_fallback().then(|| model.byte_ids(vocabulary.unknown())),
             vocabulary,
         })
+    }
+
+    /// As [`Vocabulary::with_usage`].
+    #[must_use]
+    pub fn with_usage(self, usage: Usage) -> Self {
+        Self { vocabulary: self.vocabulary.with_usage(usage), ..self }
     }
 
     pub fn vocabulary(&self) -> &Vocabulary {

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::charsmap::Charsmap;
 use super::normalizer::{Normalizer, SPACE};
 use super::proto::{ModelProto, Piece, PieceKind, TrainerSpec};
+use super::usage::Usage;
 use super::user_defined::UserDefined;
 use crate::error::{Error, Result};
 
@@ -18,6 +19,9 @@ pub struct Vocabulary {
     bos: Option<u32>,
     eos: Option<u32>,
     unknown: u32,
+    usage: Usage,
+    /// The tokens before which no dummy prefix is put when they begin a text.
+    unprefixed: UserDefined,
 }
 
 impl Vocabulary {
@@ -43,7 +47,30 @@ impl Vocabulary {
             unknown: model.pieces.iter().position(|piece| piece.kind() == PieceKind::Unknown).unwrap_or(0) as u32,
             trainer,
             model,
+            usage: Usage::default(),
+            unprefixed: UserDefined::default(),
         })
+    }
+
+    /// The same used otherwise; the tokens that are named are pieces of the model.
+    #[must_use]
+    pub fn with_usage(mut self, usage: Usage) -> Self {
+        let special = usage.tokens().filter_map(|token| Some((token, self.id(token)?)));
+        let user_defined =
+            special.filter(|(_, id)| self.model.pieces[*id as usize].kind() == PieceKind::UserDefined);
+        self.unprefixed = UserDefined::new(user_defined);
+        self.eos = usage.eos.as_deref().and_then(|eos| self.id(eos)).or(self.eos);
+        self.usage = usage;
+        self
+    }
+
+    pub fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
+    /// The id of a piece.
+    fn id(&self, text: &str) -> Option<u32> {
+        self.model.pieces.iter().position(|piece| piece.text() == text).map(|id| id as u32)
     }
 
     pub fn model(&self) -> &ModelProto {
@@ -56,6 +83,12 @@ impl Vocabulary {
 
     pub fn normalizer(&self) -> Normalizer {
         self.normalizer
+    }
+
+    /// That of `text`: where it begins with a special token, it gets no dummy prefix.
+    pub fn normalizer_of(&self, text: &str) -> Normalizer {
+        let is_special = self.unprefixed.longest_prefix(text.as_bytes()).is_some();
+        Normalizer { add_dummy_prefix: self.normalizer.add_dummy_prefix && !is_special, ..self.normalizer }
     }
 
     /// Whether the normal form of a text has other characters than white space replaced.
@@ -81,8 +114,8 @@ impl Vocabulary {
     /// Writes the normal form of `text` into `out`, which is cleared first.
     pub fn normalize(&self, text: &str, user_defined: &UserDefined, out: &mut String) {
         match &self.charsmap {
-            None => self.normalizer.normalize(text, user_defined, out),
-            Some(map) => self.normalizer.normalize_mapped(text, user_defined, map, out),
+            None => self.normalizer_of(text).normalize(text, user_defined, out),
+            Some(map) => self.normalizer_of(text).normalize_mapped(text, user_defined, map, out),
         }
     }
 
