@@ -16,6 +16,8 @@ PEERS  := target/peers
 CMX    := target/release/cmx
 # Corpora and tokenizers for the comparisons that need real ones; without the folder they are left out.
 SHARED ?= ../shared/data
+# How many documents of each file `make parity` encodes with the slow tokenizers of transformers; all when empty.
+DOCUMENTS ?=
 # A release is fuzzed with FUZZ_SECONDS=600.
 FUZZ_SECONDS ?= 30
 FUZZ_TARGETS := jsonl parquet tokenizer_model tokenizer_json hub
@@ -39,8 +41,9 @@ lint: tools linters
 bench: build $(PEERS)/bin/b3sum $(VENV)/installed
 	cargo bench --bench hashing -- $(PEERS)/bin/b3sum
 	$(PYTHON) benches/noop.py $(CMX)
-	@if [ -d "$(SHARED)/zh" ]; then set -x; $(PYTHON) benches/data_plane.py --cmx $(CMX) --data $(SHARED); \
-	else echo "data_plane.py is left out: there is no $(SHARED)/zh"; fi
+	@if [ -d "$(SHARED)/zh" ]; then set -x; $(PYTHON) benches/data_plane.py --cmx $(CMX) --data $(SHARED) && \
+		$(PYTHON) benches/vocabulary.py --cmx $(CMX) --data $(SHARED); \
+	else echo "data_plane.py and vocabulary.py are left out: there is no $(SHARED)/zh"; fi
 	cargo bench --bench training
 	$(VENV)/bin/python benches/training.py
 
@@ -58,6 +61,10 @@ parity: quickstart $(VENV)/installed $(VENV_2)/installed cmake
 		$(VENV)/bin/python tests/parity/expand_means.py $(CMX) \
 			$(SHARED)/tokenizers/llama-32000.model $(SHARED)/tokenizers/ymcui-chinese-llama2-55296.model; \
 	else echo "expand_means.py is left out: there is no $(SHARED)/tokenizers"; fi
+	@if [ -d "$(SHARED)/zh" ]; then set -x; \
+		$(VENV)/bin/python tests/parity/vocabularies.py $(CMX) $(SHARED) && \
+		$(VENV)/bin/python tests/parity/merged_tokenizer.py $(CMX) $(SHARED) $(if $(DOCUMENTS),--documents $(DOCUMENTS)); \
+	else echo "vocabularies.py and merged_tokenizer.py are left out: there is no $(SHARED)/zh"; fi
 
 # What a run finds new goes to fuzz/target/corpus and is used by the next; an input that fails, to fuzz/artifacts.
 fuzz: tools fuzzer

@@ -275,7 +275,7 @@ class Bench:
             self.cmx("vocab-search", base={"from": "base", "path": str(self.data / MIXTRAL)},
                      train=[corpus(name) for name in ["books", "laws", "articles"]], score=[corpus("instructions")],
                      scripts=["Han"], single_characters=[5435], sizes=[31000], alphabet=None, size=None, add=25_000,
-                     lines=1_000_000, recipe="clean", scores="distinct")
+                     lines=1_000_000, byte_fallback=True, recipe="clean", scores="distinct")
             shutil.copy(self.folder / "cmx/output/tokenizer.model", model)
         return model
 
