@@ -69,7 +69,7 @@ fn wrong_manifests_do_not_fit() {
         ("use     = \"download\"", "use     = \"dowload\""),
         ("epochs        = 1", "epochs        = \"one\""),
         ("quantization  = \"nf4\"", "quantization  = \"nf5\""),
-        ("model = \"@base\"", "modle = \"@base\""),
+        ("tokenizer = \"@chat\"", "tokeniser = \"@chat\""),
         ("rank = 64", "rnk = 64"),
         ("name = \"sft\"", "nam = \"sft\""),
     ] {
