@@ -235,6 +235,42 @@ fn expanded_rows_are_means_of_the_tokens_that_spell_them() {
     }
 }
 
+/// The tokens of a dialogue, and what transformers is told of them, go with the model.
+#[test]
+fn a_model_gets_rows_for_added_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let [base, chat, output] = ["base", "chat", "expanded"].map(|name| folder.path().join(name));
+    let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/sentencepiece/llama.model");
+    new_model(&tokenizer, &base, "float32");
+    let template = folder.path().join("chat.jinja");
+    fs::write(&template, "{{ messages }}").unwrap();
+    let tokens = ["<|beginofutterance|>", "<|endofutterance|>"];
+    let parameters = json!({
+        "tokenizer": input("@base", &base), "tokens": tokens, "chat_template": input("chat.jinja", &template),
+    });
+    run("add-tokens", &chat, parameters).unwrap();
+    for init in ["normal", "mean"] {
+        let _ = fs::remove_dir_all(&output);
+        let parameters =
+            json!({ "model": input("@base", &base), "tokenizer": input("@chat", &chat), "init": init });
+        let events = run("expand", &output, parameters).unwrap();
+        assert_eq!((events.metric("vocabulary_before"), events.metric("vocabulary")), (json!(2400), json!(2402)));
+        let [before, after] = [&base, &output].map(|folder| rows(&Checkpoint::open(folder).unwrap(), EMBEDDING));
+        assert_eq!(after[..2400], before);
+        let old = Tokenizer::open(&base).unwrap();
+        for (row, token) in after[2400..].iter().zip(tokens) {
+            // Behind a byte, no token begins with the dummy prefix.
+            let ids: Vec<usize> =
+                old.encode(&format!("\n{token}")).unwrap()[2..].iter().map(|id| *id as usize).collect();
+            assert_eq!(*row == mean(&before, &ids), init == "mean", "{token}");
+            assert!(row.iter().any(|value| *value != 0.0));
+        }
+        for name in ["tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] {
+            assert!(fs::read(output.join(name)).unwrap() == fs::read(chat.join(name)).unwrap(), "{name}");
+        }
+    }
+}
+
 #[test]
 fn the_real_model_grows_by_leading_spaces_and_bytes_and_only_one_shard_is_written() {
     let Some(model) = shared("stories-moe") else { return };
