@@ -581,7 +581,7 @@ fn a_vocabulary_is_shared_out_among_languages() {
             assert_eq!(assert_vocab_fits(&workshop, &name) as u64, language["size"].as_u64().unwrap());
             let figure = language["figure"].as_str().unwrap();
             let (_, lines) = read_svg(&workshop.outputs()[&format!("{figure}.svg")]);
-            assert!(lines.iter().filter(|points| **points == sizes.len()).count() >= 2);
+            assert!(lines.iter().filter(|points| **points == sizes.len()).count() >= 1);
         }
         let (texts, _) = read_svg(&workshop.outputs()["allocation.svg"]);
         assert!(["ja", "ru", "zh"].iter().all(|name| texts.iter().any(|text| text == name)));

@@ -2,7 +2,7 @@
 
 use super::font::{fitted, width};
 use super::scene::{Anchor, Color, Item, Point, Scene, Stroke, Text, Weight};
-use super::ticks::{Ticks, axis_number};
+use super::ticks;
 
 /// What is to be drawn.
 #[derive(Clone, Debug, Default)]
@@ -14,17 +14,21 @@ pub struct Chart {
     pub description: String,
     pub x_label: String,
     pub y_label: String,
+    /// Equal ratios of y are equally high; points at 0 and below are left out.
+    pub logarithmic: bool,
     /// What the names of the curves are: it stands above them.
     pub series_label: String,
     pub series: Vec<Series>,
     pub notes: Vec<Note>,
+    /// A value of y that a line is drawn at, and its name.
+    pub level: Option<(f64, String)>,
 }
 
 /// One curve.
 #[derive(Clone, Debug)]
 pub struct Series {
     pub name: String,
-    /// Ascending in x; points that are not finite are left out.
+    /// Ascending in x; those that are not finite are left out.
     pub points: Vec<(f64, f64)>,
 }
 
@@ -80,6 +84,8 @@ const SHAPES: [Shape; 5] = [Shape::Circle, Shape::Square, Shape::Triangle, Shape
 
 /// Where a value stands in the picture.
 struct Axis {
+    logarithmic: bool,
+    /// Of the values, or of their logarithms.
     low: f64,
     high: f64,
     start: f32,
@@ -88,33 +94,45 @@ struct Axis {
 
 impl Axis {
     /// Over the values, with a margin of that share of their range at both ends.
-    fn over(values: impl Iterator<Item = f64> + Clone, margin: f64, start: f32, end: f32) -> Self {
-        let (mut low, mut high) =
-            (values.clone().fold(f64::INFINITY, f64::min), values.fold(f64::NEG_INFINITY, f64::max));
+    fn over(values: impl Iterator<Item = f64>, logarithmic: bool, margin: f64, start: f32, end: f32) -> Self {
+        let scaled: Vec<f64> = values.map(|value| if logarithmic { value.ln() } else { value }).collect();
+        let (mut low, mut high) = scaled
+            .iter()
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(*value), high.max(*value)));
         if low > high {
             (low, high) = (0.0, 1.0);
         }
         // A single value stands in the middle.
         let range = if high > low { high - low } else { low.abs().max(1.0) };
         let margin = if high > low { margin } else { margin.max(0.05) };
-        Self { low: low - margin * range, high: high + margin * range, start, end }
+        Self { logarithmic, low: low - margin * range, high: high + margin * range, start, end }
     }
 
     fn place(&self, value: f64) -> f32 {
+        let value = if self.logarithmic { value.ln() } else { value };
         self.start + (self.end - self.start) * ((value - self.low) / (self.high - self.low)) as f32
+    }
+
+    fn ticks(&self, most: usize) -> ticks::Ticks {
+        match self.logarithmic {
+            true => ticks::logarithmic(self.low.exp(), self.high.exp(), most),
+            false => ticks::linear(self.low, self.high, most),
+        }
     }
 }
 
 impl Chart {
     pub fn scene(&self) -> Scene {
-        let points = || self.series.iter().flat_map(Series::finite);
-        let x = Axis::over(points().map(|(x, _)| x), 0.025, LEFT, RIGHT);
-        let y = Axis::over(points().map(|(_, y)| y), 0.05, BOTTOM, TOP);
+        let points = || self.series.iter().flat_map(|series| self.drawn(series));
+        let level = self.level.iter().map(|(level, _)| *level);
+        let x = Axis::over(points().map(|(x, _)| x), false, 0.025, LEFT, RIGHT);
+        let y = Axis::over(points().map(|(_, y)| y).chain(level), self.logarithmic, 0.05, BOTTOM, TOP);
         let mut scene = Scene::new(WIDTH, HEIGHT);
         scene.title.clone_from(&self.title);
         scene.description.clone_from(&self.description);
         self.headings(&mut scene);
         self.axes(&mut scene, &x, &y);
+        self.level_line(&mut scene, &y);
         for note in &self.notes {
             self.note_line(&mut scene, note, &x, &y);
         }
@@ -122,7 +140,8 @@ impl Chart {
             self.note_text(&mut scene, note, row, &x);
         }
         for (at, series) in self.series.iter().enumerate() {
-            draw_series(&mut scene, series, at, &x, &y);
+            let points = self.drawn(series).map(|point| Point::new(x.place(point.0), y.place(point.1)));
+            draw_curve(&mut scene, &points.collect::<Vec<_>>(), at);
         }
         self.names(&mut scene, &x, &y);
         scene
@@ -137,19 +156,15 @@ impl Chart {
     }
 
     fn axes(&self, scene: &mut Scene, x: &Axis, y: &Axis) {
-        let ticks = Ticks::new(y.low, y.high, 9);
-        for value in &ticks.values {
-            let at = y.place(*value);
+        for (value, text) in y.ticks(9) {
+            let at = y.place(value);
             scene.line(vec![Point::new(LEFT, at), Point::new(RIGHT, at)], Stroke::new(GRID, 1.0));
-            let text = axis_number(*value, ticks.decimals);
             scene.text(Text::new(LEFT - 10.0, at + 5.0, SIZE, text).anchored(Anchor::End).colored(SOFT_INK));
         }
         scene.line(vec![Point::new(LEFT, BOTTOM), Point::new(RIGHT, BOTTOM)], Stroke::new(AXIS, 1.0));
-        let ticks = Ticks::new(x.low, x.high, 8);
-        for value in &ticks.values {
-            let at = x.place(*value);
+        for (value, text) in x.ticks(8) {
+            let at = x.place(value);
             scene.line(vec![Point::new(at, BOTTOM), Point::new(at, BOTTOM + 6.0)], Stroke::new(AXIS, 1.0));
-            let text = axis_number(*value, ticks.decimals);
             scene.text(Text::new(at, BOTTOM + 23.0, SIZE, text).anchored(Anchor::Middle).colored(SOFT_INK));
         }
         let middle = (LEFT + RIGHT) / 2.0;
@@ -161,14 +176,33 @@ impl Chart {
         scene.text(label.anchored(Anchor::Middle).colored(INK).upwards());
     }
 
-    /// From the axis to the note's point, or all the way up.
+    /// Across the chart, with its name at the right end.
+    fn level_line(&self, scene: &mut Scene, y: &Axis) {
+        let Some((level, name)) = &self.level else { return };
+        let at = y.place(*level);
+        let stroke = Stroke { color: AXIS, width: 1.25, dash: Some([5.0, 5.0]) };
+        scene.line(vec![Point::new(LEFT, at), Point::new(RIGHT, at)], stroke);
+        let text = Text::new(RIGHT - 4.0, at - 7.0, SIZE, name.as_str());
+        scene.text(text.anchored(Anchor::End).colored(INK));
+    }
+
+    /// Whether most curves fall: then there is room above them, else below.
+    fn falls(&self) -> bool {
+        let ends =
+            self.series.iter().filter_map(|series| Some((series.points.first()?.1, series.points.last()?.1)));
+        let (fall, rise): (Vec<_>, Vec<_>) = ends.partition(|(first, last)| last < first);
+        fall.len() > rise.len()
+    }
+
+    /// From the side with room to the note's point, or all the way.
     fn note_line(&self, scene: &mut Scene, note: &Note, x: &Axis, y: &Axis) {
         let at = x.place(note.x);
         let point = self.point_of(note);
-        let top = point.map_or(TOP, |(_, value)| y.place(value));
+        let (near, far) = if self.falls() { (TOP, BOTTOM) } else { (BOTTOM, TOP) };
+        let end = point.map_or(far, |(_, value)| y.place(value));
         let stroke =
             Stroke { color: AXIS, width: 1.25, dash: if point.is_none() { Some([5.0, 5.0]) } else { None } };
-        scene.line(vec![Point::new(at, BOTTOM), Point::new(at, top)], stroke);
+        scene.line(vec![Point::new(at, near), Point::new(at, end)], stroke);
         if let (Some((_, value)), Some((series, _))) = (point, note.point) {
             let center = Point::new(at, y.place(value));
             let ring = Stroke::new(color_of(series), 2.0);
@@ -176,10 +210,13 @@ impl Chart {
         }
     }
 
-    /// Above the axis, the first note highest, beside its line: on the right, if there is room.
+    /// Above the axis or below the top, the first note highest, beside its line: on the right, if there is room.
     fn note_text(&self, scene: &mut Scene, note: &Note, row: usize, x: &Axis) {
         let at = x.place(note.x);
-        let baseline = BOTTOM - 12.0 - 22.0 * (self.notes.len() - 1 - row) as f32;
+        let baseline = match self.falls() {
+            true => TOP + 16.0 + 22.0 * row as f32,
+            false => BOTTOM - 12.0 - 22.0 * (self.notes.len() - 1 - row) as f32,
+        };
         let room = width(&note.text, SIZE, Weight::Regular);
         let on_the_left = at + room + 10.0 > RIGHT;
         let start = if on_the_left { at - 8.0 - room } else { at + 8.0 };
@@ -192,12 +229,21 @@ impl Chart {
 
     fn point_of(&self, note: &Note) -> Option<(f64, f64)> {
         let (series, at) = note.point?;
-        self.series.get(series)?.points.get(at).copied().filter(is_finite)
+        self.series.get(series)?.points.get(at).copied().filter(|point| self.has_place(point))
+    }
+
+    fn has_place(&self, (x, y): &(f64, f64)) -> bool {
+        x.is_finite() && y.is_finite() && (!self.logarithmic || *y > 0.0)
+    }
+
+    fn drawn<'a>(&'a self, series: &'a Series) -> impl Iterator<Item = (f64, f64)> + 'a {
+        series.points.iter().copied().filter(|point| self.has_place(point))
     }
 
     /// The names of the curves at their ends, moved apart where those are near each other.
     fn names(&self, scene: &mut Scene, x: &Axis, y: &Axis) {
-        let ends = self.series.iter().enumerate().filter_map(|(at, series)| Some((at, series.finite().last()?)));
+        let ends = self.series.iter().enumerate();
+        let ends = ends.filter_map(|(at, series)| Some((at, self.drawn(series).last()?)));
         let mut ends: Vec<(usize, Point)> =
             ends.map(|(at, end)| (at, Point::new(x.place(end.0), y.place(end.1)))).collect();
         ends.sort_by(|a, b| a.1.y.total_cmp(&b.1.y));
@@ -224,16 +270,6 @@ impl Chart {
     }
 }
 
-impl Series {
-    fn finite(&self) -> impl Iterator<Item = (f64, f64)> + Clone {
-        self.points.iter().copied().filter(is_finite)
-    }
-}
-
-fn is_finite((x, y): &(f64, f64)) -> bool {
-    x.is_finite() && y.is_finite()
-}
-
 fn color_of(series: usize) -> Color {
     COLORS[series % COLORS.len()]
 }
@@ -242,11 +278,10 @@ fn shape_of(series: usize) -> Shape {
     SHAPES[series % SHAPES.len()]
 }
 
-fn draw_series(scene: &mut Scene, series: &Series, at: usize, x: &Axis, y: &Axis) {
-    let points: Vec<Point> = series.finite().map(|point| Point::new(x.place(point.0), y.place(point.1))).collect();
+fn draw_curve(scene: &mut Scene, points: &[Point], at: usize) {
     let color = color_of(at);
     if points.len() > 1 {
-        scene.line(points.clone(), Stroke::new(color, 2.0));
+        scene.line(points.to_vec(), Stroke::new(color, 2.0));
     }
     // Where there are many points, their marks would be one thick line.
     if points.len() <= 60 {
@@ -325,12 +360,17 @@ mod tests {
             vec![],
             vec![series(&[])],
             vec![series(&[(5.0, 1.0)])],
+            vec![series(&[(5.0, -1.0), (6.0, 0.0)])],
+            vec![series(&[(1.0, 9.0), (2.0, 3.0)])],
             vec![series(&[(1.0, 2.0), (2.0, f64::NAN), (3.0, 2.0)]), series(&[(f64::INFINITY, 0.0)])],
             vec![series(&[(1.0, 1.0), (2.0, 2.0)]); 40],
         ] {
             let count = all.len();
             let note = Note { x: 1.0, text: "here".to_owned(), point: Some((0, 7)) };
-            let chart = Chart { series: all, notes: vec![note], title: "x".repeat(500), ..Chart::default() };
+            let title = "x".repeat(500);
+            let level = Some((1.5, "level".to_owned()));
+            let logarithmic = count % 2 == 1;
+            let chart = Chart { series: all, notes: vec![note], title, logarithmic, level, ..Chart::default() };
             let scene = chart.scene();
             let number = |value: f32| assert!(value.is_finite() && value.abs() < 1e5, "{count} curves");
             for item in &scene.items {

@@ -8,7 +8,6 @@ use super::{Shared, Trained};
 use crate::error::Result;
 use crate::report::{self, Chart, Note, Series, file_name, thousands};
 use crate::stages::vocab_search::figures::described;
-use crate::tokenizer::knee::smoothed;
 
 /// The names of the pictures' files, without their endings.
 pub struct Names {
@@ -34,10 +33,10 @@ pub fn save(folder: &Path, languages: &[Trained<'_>], shared: &Shared) -> Result
 fn worths(languages: &[Trained<'_>], shared: &Shared) -> Chart {
     let mut chart = Chart {
         title: "What 1,000 pieces more are worth".to_owned(),
-        subtitle: format!(
-            "increments of smoothed ALP × weight; every language takes what is worth more than {:.4}",
-            shared.threshold
-        ),
+        subtitle: "increments of smoothed ALP × weight; every language takes what is worth more than the threshold"
+            .to_owned(),
+        logarithmic: true,
+        level: Some((shared.threshold, format!("threshold: {:.4}", shared.threshold))),
         x_label: "vocabulary size (pieces)".to_owned(),
         y_label: "weighted nats per line".to_owned(),
         series_label: "language".to_owned(),
@@ -57,12 +56,8 @@ fn worths(languages: &[Trained<'_>], shared: &Shared) -> Chart {
 
 fn alp(language: &Trained<'_>, at: usize) -> Chart {
     let sizes = &language.curve.sizes;
-    let measured: Vec<f64> = language.curve.scores[0].iter().map(|score| score.alp).collect();
-    let smooth = smoothed(sizes, &measured);
-    let series = |name: &str, values: &[f64]| Series {
-        name: name.to_owned(),
-        points: sizes.iter().zip(values).map(|(size, value)| (*size as f64, *value)).collect(),
-    };
+    let points =
+        sizes.iter().zip(&language.curve.scores[0]).map(|(size, score)| (*size as f64, score.alp)).collect();
     let single = thousands(language.curve.single_characters());
     Chart {
         title: format!("ALP by vocabulary size: {}", language.name),
@@ -72,8 +67,8 @@ fn alp(language: &Trained<'_>, at: usize) -> Chart {
         ),
         x_label: "vocabulary size (pieces)".to_owned(),
         y_label: "ALP (nats per line)".to_owned(),
-        series_label: "curve".to_owned(),
-        series: vec![series("measured", &measured), series("smoothed", &smooth)],
+        series_label: "language".to_owned(),
+        series: vec![Series { name: language.name.to_owned(), points }],
         notes: vec![Note {
             x: sizes[at] as f64,
             text: format!("allocated: {}", thousands(sizes[at])),
