@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::error::{Context, Error, Result};
+use crate::weights::nf4;
 
 /// The sizes of a Mixtral, under the names that transformers gives them.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,8 +65,8 @@ struct RopeParameters {
 
 impl Config {
     /// Reads `config.json` of a model folder. A folder without one, another architecture, and features that change
-    /// the arithmetic and are not built (other activations, tied embeddings, scaled RoPE, quantised weights) are
-    /// errors that say so.
+    /// the arithmetic and are not built (other activations, tied embeddings, scaled RoPE, weights quantised otherwise than
+    /// to bitsandbytes' NF4) are errors that say so.
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
         if !path.exists() {
@@ -157,8 +158,8 @@ impl File {
         if self.tie_word_embeddings == Some(true) {
             return Err("`tie_word_embeddings` is true; Mixtral's embeddings are untied".to_owned());
         }
-        if self.quantization_config.is_some() {
-            return Err("the weights are quantised; give the unquantised model".to_owned());
+        if let Some(config) = &self.quantization_config {
+            nf4::read_quantization_config(config)?;
         }
         let scaled = |kind: &Option<String>| kind.as_deref().is_some_and(|kind| kind != "default");
         if self.rope_scaling.is_some_and(|value| !value.is_null())

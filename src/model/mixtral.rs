@@ -111,7 +111,8 @@ impl Layer {
 
 impl Mixtral {
     /// Opens a model folder (`config.json` and weights under the names of transformers v4, or stacked as in v5); weights
-    /// become float32. Missing tensors and shapes that do not fit the configuration are errors.
+    /// become float32, those that are stored packed by bitsandbytes stay so. Missing tensors and shapes that do not fit the
+    /// configuration are errors.
     pub fn open(folder: &Path, device: &Device) -> Result<Self> {
         Self::load(folder, device, false)
     }
@@ -128,19 +129,25 @@ impl Mixtral {
         }
         let config = Config::open(folder)?;
         let checkpoint = Checkpoint::open(folder)?;
-        let load = |name: String, shape: &[usize]| -> Result<Parameter> {
-            let found = checkpoint.shape(&name)?;
-            if found != shape {
-                return Err(Error::invalid(format!(
-                    "`{name}` of {} has the shape {found:?}; config.json says {shape:?}",
-                    folder.display()
-                )));
+        let check = |name: &str, found: &[usize], shape: &[usize]| {
+            if found == shape {
+                return Ok(());
             }
+            let folder = folder.display();
+            Err(Error::invalid(format!("`{name}` of {folder} has the shape {found:?}; config.json says {shape:?}")))
+        };
+        let load = |name: String, shape: &[usize]| -> Result<Parameter> {
+            check(&name, &checkpoint.shape(&name)?, shape)?;
             let value = checkpoint.tensor(&name, device)?.to_dtype(DType::F32)?.contiguous()?;
             Ok(Parameter::frozen(name, value))
         };
         let (width, inner) = (config.hidden_size, config.intermediate_size);
         let linear = |name: String, out: usize, input: usize| -> Result<Linear> {
+            if let Some(matrix) = checkpoint.packed(&name)? {
+                let (rows, columns) = matrix.shape();
+                check(&name, &[rows, columns], &[out, input])?;
+                return Ok(Linear::new(Weight::Packed(name, matrix.into())));
+            }
             let parameter = load(name, &[out, input])?;
             Ok(Linear::new(if packed && parameter.name != HEAD {
                 let matrix = Nf4::quantise(&parameter.value)?;
@@ -444,6 +451,16 @@ impl Mixtral {
             count += 1;
         }
         Ok(count)
+    }
+
+    /// Whether a linear layer is packed, and therefore frozen.
+    pub fn is_packed(&self) -> bool {
+        let packed = |linear: &Linear| matches!(linear.weight, Weight::Packed(..));
+        self.layers.iter().any(|Layer { attention, experts }| {
+            let AttentionBlock { q, k, v, o, .. } = attention;
+            let mut inner = experts.experts.iter().flat_map(|Expert { w1, w2, w3 }| [w1, w2, w3]);
+            [q, k, v, o, &experts.gate].into_iter().any(packed) || inner.any(packed)
+        })
     }
 
     /// The names of all linear layers (`model.layers.0.self_attn.q_proj`).

@@ -56,9 +56,7 @@ impl Stage for Expand {
             Init::Normal => vec![Row::Normal; new.vocab_size() - old.vocab_size()],
         };
         let normal = Normal { seed: self.seed, deviation: config.initializer_range()? };
-        let bytes =
-            base.names().into_iter().filter_map(|name| base.spec(name).ok()).map(|spec| spec.bytes() as u64);
-        let progress = work.progress("expanding", Some(bytes.sum()), Unit::Bytes);
+        let progress = work.progress("expanding", Some(base.bytes_in_all()), Unit::Bytes);
         let rewritten = Expansion { base: &base, rows: &rows, recipe: self.recipe, normal }.write(
             work.output(),
             sharing,

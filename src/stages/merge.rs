@@ -29,9 +29,7 @@ impl Stage for Merge {
         let base = Checkpoint::open(self.model.path())?;
         let adapter = Adapter::open(self.adapter.path())?;
         let merging = Merging::new(&base, &adapter)?;
-        let bytes =
-            base.names().into_iter().filter_map(|name| base.spec(name).ok()).map(|spec| spec.bytes() as u64);
-        let progress = work.progress("merging", Some(bytes.sum()), Unit::Bytes);
+        let progress = work.progress("merging", Some(base.bytes_in_all()), Unit::Bytes);
         let rewritten = merging.write(work.output(), sharing, &mut |bytes| {
             progress.add(bytes);
             work.check()

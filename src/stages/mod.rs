@@ -7,6 +7,7 @@ mod download;
 mod encode;
 mod eval;
 mod expand;
+mod export;
 mod fault;
 pub mod inputs;
 mod merge;
@@ -125,6 +126,7 @@ kinds! {
     expand::Expand => "expand.toml",
     train::Train => "train.toml",
     merge::Merge => "merge.toml",
+    export::Export => "export.toml",
     eval::Eval => "eval.toml",
     compare::Compare => "compare.toml",
     command::Command => "command.toml",

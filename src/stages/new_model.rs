@@ -10,6 +10,7 @@ use super::{Fault, Input, Stage, Work};
 use crate::error::{Context, Result};
 use crate::events::Unit;
 use crate::tokenizer::Tokenizer;
+use crate::weights::float::python_float;
 use crate::weights::{Float, Layout, MAX_SHARD_BYTES, Normal, Spec};
 
 /// Sizes and constants are named as in transformers' `MixtralConfig`.
@@ -227,38 +228,4 @@ fn object(fields: &[(&str, String)]) -> String {
 
 fn token(id: Option<u32>) -> String {
     id.map_or("null".to_owned(), |id| id.to_string())
-}
-
-/// A float as Python's `repr` prints it: `1e-05`, `0.02`, `1000000.0`.
-fn python_float(value: f64) -> String {
-    let text = format!("{value:e}");
-    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-    match exponent.parse::<i32>().unwrap_or(0) {
-        small @ ..-4 => format!("{digits}e-{:02}", -small),
-        large @ 16.. => format!("{digits}e+{large:02}"),
-        _ => format!("{value:?}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn floats_are_written_as_python_writes_them() {
-        let cases = [
-            (1e-5, "1e-05"),
-            (1.5e-7, "1.5e-07"),
-            (1e-4, "0.0001"),
-            (0.02, "0.02"),
-            (0.0, "0.0"),
-            (1e6, "1000000.0"),
-            (1e15, "1000000000000000.0"),
-            (1e16, "1e+16"),
-            (1e-300, "1e-300"),
-        ];
-        for (value, text) in cases {
-            assert_eq!(python_float(value), text);
-        }
-    }
 }

@@ -117,7 +117,7 @@ struct LoraSettings {
 
 impl Stage for Train {
     const KIND: &'static str = "train";
-    const REVISION: u32 = 3;
+    const REVISION: u32 = 4;
 
     /// Numbers that no run can have.
     fn check(&self) -> Result<(), Fault> {
@@ -312,6 +312,10 @@ impl Train {
     /// Adds the adapters, and says which weights are trained.
     fn choose_weights(&self, model: &mut Mixtral) -> Result<()> {
         if self.method == Method::Full {
+            if model.is_packed() {
+                return Err(Error::invalid("the model is packed to 4 bits, and packed weights cannot be trained")
+                    .hint("set `method = \"lora\"`, or give the model that is not quantised"));
+            }
             model.train_only(|_| true);
             return Ok(());
         }

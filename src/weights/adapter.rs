@@ -235,6 +235,12 @@ impl Adapter {
         self.names.get(name).and_then(|raw| self.shard.bytes(raw)).ok_or_else(|| self.missing(name))
     }
 
+    /// Hands out the values as stored in pieces that hold whole ones, and keeps no more than a piece in memory.
+    pub(super) fn stream(&self, name: &str, each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let range = self.names.get(name).and_then(|raw| self.shard.range(raw)).ok_or_else(|| self.missing(name))?;
+        self.shard.stream(range, each)
+    }
+
     /// The tensor in its stored type.
     pub fn tensor(&self, name: &str, device: &Device) -> Result<Tensor> {
         to_tensor(self.spec(name)?, self.bytes(name)?, device)

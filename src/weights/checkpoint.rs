@@ -121,6 +121,17 @@ impl Checkpoint {
         Ok(self.shards[view.shard].slice(view.range.clone()))
     }
 
+    /// Hands out the values as stored in pieces that hold whole ones, and keeps no more than a piece in memory.
+    pub(super) fn stream(&self, name: &str, each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let view = self.view(name)?;
+        self.shards[view.shard].stream(view.range.clone(), each)
+    }
+
+    /// The size of all tensors.
+    pub fn bytes_in_all(&self) -> u64 {
+        self.views.values().map(|view| view.spec.bytes() as u64).sum()
+    }
+
     /// The tensor in its stored type.
     pub fn tensor(&self, name: &str, device: &Device) -> Result<Tensor> {
         to_tensor(self.spec(name)?, self.bytes(name)?, device)

@@ -77,7 +77,7 @@ impl Expansion<'_> {
         let float = Float::of(spec.dtype)
             .ok_or_else(|| Error::invalid(format!("`{name}` is stored as {}, not F32, BF16 or F16", spec.dtype)))?;
         let old = Matrix { bytes: self.base.bytes(name)?, width: spec.shape[1], float };
-        rewrite::copy(old.bytes, writer, tick)?;
+        rewrite::copy(self.base, name, writer, tick)?;
         let mean_of_all = if self.rows.contains(&Row::MeanOfAll) { old.mean_of_all() } else { Vec::new() };
         let drawn = self.rows.iter().filter(|row| **row == Row::Normal).count();
         let drawn = self.normal.values(name, drawn * old.width);

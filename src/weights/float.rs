@@ -30,6 +30,20 @@ impl Float {
         }
     }
 
+    /// The name that torch has for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::BF16 => "bfloat16",
+            Self::F16 => "float16",
+        }
+    }
+
+    /// The type that torch calls so.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::F32, Self::BF16, Self::F16].into_iter().find(|float| float.name() == name)
+    }
+
     pub fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -48,10 +62,17 @@ impl Float {
 
     /// The values of little-endian `bytes`; exact.
     pub fn widen(self, bytes: &[u8]) -> Vec<f32> {
+        let mut values = vec![0.0; bytes.len() / self.bytes()];
+        self.widen_into(bytes, &mut values);
+        values
+    }
+
+    /// The same, into a slice of as many values.
+    pub fn widen_into(self, bytes: &[u8], values: &mut [f32]) {
         match self {
-            Self::F32 => elements(bytes, f32::from_le_bytes),
-            Self::BF16 => elements(bytes, |b| bf16::from_le_bytes(b).to_f32()),
-            Self::F16 => elements(bytes, |b| f16::from_le_bytes(b).to_f32()),
+            Self::F32 => fill(values, bytes, f32::from_le_bytes),
+            Self::BF16 => fill(values, bytes, |b| bf16::from_le_bytes(b).to_f32()),
+            Self::F16 => fill(values, bytes, |b| f16::from_le_bytes(b).to_f32()),
         }
     }
 
@@ -65,6 +86,42 @@ impl Float {
     }
 }
 
-fn elements<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-    bytes.as_chunks::<N>().0.iter().map(|&chunk| read(chunk)).collect()
+fn fill<const N: usize>(values: &mut [f32], bytes: &[u8], read: impl Fn([u8; N]) -> f32) {
+    for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<N>().0) {
+        *value = read(*bytes);
+    }
+}
+
+/// A float as Python's `repr` prints it: `1e-05`, `0.02`, `1000000.0`.
+pub fn python_float(value: f64) -> String {
+    let text = format!("{value:e}");
+    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    match exponent.parse::<i32>().unwrap_or(0) {
+        small @ ..-4 => format!("{digits}e-{:02}", -small),
+        large @ 16.. => format!("{digits}e+{large:02}"),
+        _ => format!("{value:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floats_are_written_as_python_writes_them() {
+        let cases = [
+            (1e-5, "1e-05"),
+            (1.5e-7, "1.5e-07"),
+            (1e-4, "0.0001"),
+            (0.02, "0.02"),
+            (0.0, "0.0"),
+            (1e6, "1000000.0"),
+            (1e15, "1000000000000000.0"),
+            (1e16, "1e+16"),
+            (1e-300, "1e-300"),
+        ];
+        for (value, text) in cases {
+            assert_eq!(python_float(value), text);
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! in a half type, the product is rounded to it; the sum is rounded to the type of W. Modules that the adapter
 //! trained whole replace those of the model, in the model's type.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -11,7 +12,7 @@ use candle_core::{DType, Device};
 use rayon::prelude::*;
 
 use super::adapter::{Adapter, PREFIX};
-use super::rewrite::{self, Rewritten, Sharing, rewrite};
+use super::rewrite::{Rewritten, Sharing, rewrite};
 use super::{Checkpoint, Float, ShardWriter, Spec};
 use crate::error::{Error, Result};
 
@@ -160,16 +161,11 @@ impl<'a> Merge<'a> {
         tick: &mut dyn FnMut(u64) -> Result<()>,
     ) -> Result<()> {
         let (to, from) = (float_of(self.base.spec(target)?, target)?, float_of(self.adapter.spec(name)?, name)?);
-        let bytes = self.adapter.bytes(name)?;
-        if to == from {
-            return rewrite::copy(bytes, writer, tick);
-        }
-        for piece in bytes.chunks(from.bytes() << 20) {
-            let narrowed = to.narrow(&from.widen(piece));
-            writer.write(&narrowed)?;
-            tick(narrowed.len() as u64)?;
-        }
-        Ok(())
+        self.adapter.stream(name, |piece| {
+            let bytes = if to == from { Cow::Borrowed(piece) } else { Cow::Owned(to.narrow(&from.widen(piece))) };
+            writer.write(&bytes)?;
+            tick(bytes.len() as u64)
+        })
     }
 
     fn add(

@@ -5,11 +5,13 @@
 
 pub mod adapter;
 pub mod expansion;
+pub mod float;
 pub mod merging;
+pub mod nf4;
+pub mod quantisation;
 pub mod rewrite;
 
 mod checkpoint;
-mod float;
 mod index;
 mod normal;
 mod shard;

@@ -79,7 +79,7 @@ pub fn rewrite(
             if changed.contains_key(name) {
                 write(name, &mut writer, tick)?;
             } else {
-                copy(source.bytes(name)?, &mut writer, tick)?;
+                copy(source, name, &mut writer, tick)?;
             }
             source.release(name);
         }
@@ -93,13 +93,17 @@ pub fn rewrite(
     Ok(done)
 }
 
-/// Copies bytes in pieces, so that progress is seen and a cancellation heard.
-pub(super) fn copy(bytes: &[u8], writer: &mut ShardWriter, tick: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
-    for piece in bytes.chunks(16 << 20) {
+/// Copies a tensor in pieces, so that progress is seen and a cancellation heard.
+pub(super) fn copy(
+    source: &Checkpoint,
+    name: &str,
+    writer: &mut ShardWriter,
+    tick: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<()> {
+    source.stream(name, |piece| {
         writer.write(piece)?;
-        tick(piece.len() as u64)?;
-    }
-    Ok(())
+        tick(piece.len() as u64)
+    })
 }
 
 /// Which files beside the weights go along.
@@ -107,6 +111,8 @@ pub(super) fn copy(bytes: &[u8], writer: &mut ShardWriter, tick: &mut dyn FnMut(
 pub enum Companions {
     /// Configuration and tokenizer too: the folder stays the same model.
     All,
+    /// All but `config.json`, which the caller writes anew.
+    ExceptConfig,
     /// Neither configuration nor tokenizer, which the caller writes anew.
     ExceptConfigAndTokenizer,
 }
@@ -118,7 +124,11 @@ pub fn share_companions(source: &Path, output: &Path, sharing: Sharing, which: C
     for entry in fs::read_dir(source).context(cannot_list)? {
         let path = entry.context(cannot_list)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let replaced = which == Companions::ExceptConfigAndTokenizer && is_config_or_tokenizer(&name);
+        let replaced = match which {
+            Companions::All => false,
+            Companions::ExceptConfig => name == "config.json",
+            Companions::ExceptConfigAndTokenizer => is_config_or_tokenizer(&name),
+        };
         // The record of how a model was trained is not one of what is made of it.
         let record = name == "metrics.jsonl";
         if path.is_file() && !name.starts_with('.') && !is_weights(&name) && !replaced && !record {

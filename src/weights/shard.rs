@@ -118,6 +118,18 @@ impl Shard {
         &self.map[range]
     }
 
+    /// Hands out a range in pieces of at most 16 MiB (a multiple of any value's size), whose memory is given back when
+    /// they are done with.
+    pub(super) fn stream(&self, range: Range<usize>, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        const PIECE: usize = 16 << 20;
+        for start in range.clone().step_by(PIECE) {
+            let piece = start..(start + PIECE).min(range.end);
+            each(self.slice(piece.clone()))?;
+            self.release(piece);
+        }
+        Ok(())
+    }
+
     /// Takes pages that were read out of this process's memory; they come back from the file when they are read
     /// again. Without it, whoever walks through a model has all of it resident at the end.
     #[cfg(unix)]

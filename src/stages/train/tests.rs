@@ -13,7 +13,10 @@ use crate::model::fixture::{tiny_config, write_model};
 use crate::weights::Checkpoint;
 use crate::weights::adapter::Adapter;
 
-struct Fixture(TempDir);
+struct Fixture {
+    folder: TempDir,
+    model: std::path::PathBuf,
+}
 
 impl Fixture {
     fn new() -> Self {
@@ -30,11 +33,11 @@ impl Fixture {
             }
             writer.finish(&layout).unwrap();
         }
-        Self(folder)
+        Self { model: folder.path().join("model"), folder }
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
-        self.0.path().join(name)
+        self.folder.path().join(name)
     }
 
     /// The shipped defaults with these changes.
@@ -42,11 +45,11 @@ impl Fixture {
         let manifest: toml::Table = toml::from_str(include_str!("../../../stages/train.toml")).unwrap();
         let mut parameters = serde_json::to_value(&manifest["parameters"]).unwrap();
         let dataset = json!({
-            "name": "toy", "form": "encoded", "path": self.0.path(), "doc": {},
+            "name": "toy", "form": "encoded", "path": self.folder.path(), "doc": {},
             "encoded": {"train": "encoded-toy-train", "dev": "encoded-toy-dev"},
             "source": {"repo": null, "revision": null, "include": [], "exclude": [], "urls": [], "task": null}
         });
-        parameters["model"] = json!({"from": "@expand", "path": self.path("model")});
+        parameters["model"] = json!({"from": "@expand", "path": self.model});
         parameters["mix"] = json!([{"amount": {"ratio": 1.0}, "dataset": dataset}]);
         parameters["valid"] = json!([dataset]);
         parameters["max_steps"] = 4.into();
@@ -137,6 +140,25 @@ fn embedding_and_output_have_a_rate_of_their_own() {
     let last: Value = serde_json::from_str(metrics.lines().rev().nth(1).unwrap()).unwrap();
     assert_eq!(last["embedding_learning_rate"], 0.0);
     assert!(last["learning_rate"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn a_model_that_is_packed_already_is_trained_as_if_packed_here() {
+    let mut fixture = Fixture::new();
+    let output = fixture.path("exported");
+    std::fs::create_dir(&output).unwrap();
+    let parameters = json!({
+        "model": {"from": "@expand", "path": fixture.path("model")},
+        "block_size": 64, "double_quant": false, "compute_dtype": "float32"
+    });
+    let mut work = Work::new(output.clone(), fixture.path("none"), 1, Box::new(std::io::sink()), Arc::default());
+    crate::stages::kind("export").unwrap().run(parameters, &mut work).unwrap();
+    let here = fixture.run("here", json!({"quantization": "nf4"})).unwrap();
+    fixture.model = output;
+    let there = fixture.run("there", json!({})).unwrap();
+    assert!(files(&here) == files(&there));
+    let error = fixture.run("full", json!({"method": "full"})).unwrap_err();
+    assert!(error.message().contains("packed weights cannot be trained"), "{error:?}");
 }
 
 #[test]
