@@ -2,24 +2,45 @@
 //!
 //! The numerics are PEFT's `merge_and_unload` on a CPU: the product and its scaling in float32; if the adapter is stored
 //! in a half type, the product is rounded to it; the sum is rounded to the type of W. Modules that the adapter
-//! trained whole replace those of the model, in the model's type.
+//! trained whole replace those of the model, in the model's type. W is the matrix of the model, or what packing it to
+//! 4 bits leaves of it ([`Onto`]), rounded to the type of W.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::adapter::{Adapter, PREFIX};
-use super::rewrite::{Rewritten, Sharing, rewrite};
-use super::{Checkpoint, Float, ShardWriter, Spec};
-use crate::error::{Error, Result};
+use super::nf4::{Matrix, Packing};
+use super::rewrite::{self, Rewritten, Sharing, rewrite};
+use super::{Checkpoint, Float, Layout, MAX_SHARD_BYTES, ShardWriter, Spec, quantisation};
+use crate::error::{Context, Error, Result};
+
+/// Which weights an adapter is added to. The two differ by what packing to 4 bits loses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Onto {
+    /// Those of the model, as they are stored.
+    Original,
+    /// Those that an adapter sees that is trained on packed weights: the linear layers but the output packed to NF4
+    /// (blocks of 64, no double quantisation) and unpacked again. Of a model that is stored packed, its own.
+    Dequantised,
+}
 
 /// An adapter matched to a model: what happens to which tensor, checked before anything is written.
 pub struct Merge<'a> {
     base: &'a Checkpoint,
     adapter: &'a Adapter,
+    /// The tensors of the result.
+    specs: BTreeMap<String, Spec>,
+    /// Whether the model is stored packed.
+    is_packed: bool,
+    onto: Onto,
     /// Tensor of the model → what it becomes.
     changes: BTreeMap<String, Change>,
 }
@@ -29,13 +50,32 @@ enum Change {
     Add { a: String, b: String, scale: f32 },
     /// The adapter's tensor of that name.
     Replace(String),
+    /// W, packed and unpacked.
+    Dequantise,
+}
+
+/// How many tensors a merge changes, and how.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Counts {
+    pub added: usize,
+    pub replaced: usize,
+    /// Those that are packed and unpacked and get nothing added.
+    pub dequantised: usize,
 }
 
 impl<'a> Merge<'a> {
     /// Matches every tensor of the adapter to one of the model. A tensor that has no counterpart or another shape,
-    /// half a pair, or another vocabulary is an error.
-    pub fn new(base: &'a Checkpoint, adapter: &'a Adapter) -> Result<Self> {
-        let mut merge = Self { base, adapter, changes: BTreeMap::new() };
+    /// half a pair, another vocabulary, and a packed model whose original weights are asked for are errors.
+    pub fn new(base: &'a Checkpoint, adapter: &'a Adapter, onto: Onto) -> Result<Self> {
+        let specs = base.unpacked_specs()?;
+        let is_packed = specs.len() < base.names().len();
+        if is_packed && onto == Onto::Original {
+            return Err(Error::invalid(format!("{} is packed to 4 bits", base.folder().display())).hint(
+                "merge into the model that it was made of, or set `base = \"dequantised\"` to merge into what is left \
+                 of its weights",
+            ));
+        }
+        let mut merge = Self { base, adapter, specs, is_packed, onto, changes: BTreeMap::new() };
         for name in adapter.names() {
             let unknown = || {
                 let (adapter, model) = (adapter.folder().display(), base.folder().display());
@@ -47,7 +87,7 @@ impl<'a> Merge<'a> {
             let inner = name.strip_prefix(PREFIX).ok_or_else(unknown)?;
             if let Some(module) = inner.strip_suffix(".lora_A.weight") {
                 let target = format!("{module}.weight");
-                if !base.contains(&target) {
+                if !merge.specs.contains_key(&target) {
                     return Err(unknown());
                 }
                 let b = format!("{PREFIX}{module}.lora_B.weight");
@@ -55,7 +95,7 @@ impl<'a> Merge<'a> {
                 merge.change(target, Change::Add { a: name.to_owned(), b, scale })?;
             } else if let Some(module) = inner.strip_suffix(".lora_B.weight") {
                 adapter.spec(&format!("{PREFIX}{module}.lora_A.weight"))?;
-            } else if base.contains(inner) {
+            } else if merge.specs.contains_key(inner) {
                 merge.check_replacement(inner, name)?;
                 merge.change(inner.to_owned(), Change::Replace(name.to_owned()))?;
             } else {
@@ -65,11 +105,18 @@ impl<'a> Merge<'a> {
         if merge.changes.is_empty() {
             return Err(Error::invalid(format!("the adapter {} has no tensors", adapter.folder().display())));
         }
+        if onto == Onto::Dequantised {
+            for (name, spec) in &merge.specs {
+                if quantisation::is_packed(name, spec) {
+                    merge.changes.entry(name.clone()).or_insert(Change::Dequantise);
+                }
+            }
+        }
         Ok(merge)
     }
 
     fn change(&mut self, target: String, change: Change) -> Result<()> {
-        float_of(self.base.spec(&target)?, &target)?;
+        float_of(&self.specs[&target], &target)?;
         match self.changes.insert(target.clone(), change) {
             None => Ok(()),
             Some(_) => Err(Error::invalid(format!(
@@ -81,7 +128,7 @@ impl<'a> Merge<'a> {
 
     /// Shapes of A [r, in] and B [out, r] against W [out, in]; the scale of their product.
     fn check_pair(&self, module: &str, target: &str, a: &str, b: &str) -> Result<f32> {
-        let (w_spec, a_spec, b_spec) = (self.base.spec(target)?, self.adapter.spec(a)?, self.adapter.spec(b)?);
+        let (w_spec, a_spec, b_spec) = (&self.specs[target], self.adapter.spec(a)?, self.adapter.spec(b)?);
         let fits = match (&w_spec.shape[..], &a_spec.shape[..], &b_spec.shape[..]) {
             (&[out, inputs], &[r, a_in], &[b_out, b_r]) => inputs == a_in && out == b_out && r == b_r && r > 0,
             _ => false,
@@ -108,7 +155,7 @@ impl<'a> Merge<'a> {
     }
 
     fn check_replacement(&self, target: &str, name: &str) -> Result<()> {
-        let (base, adapter) = (self.base.spec(target)?, self.adapter.spec(name)?);
+        let (base, adapter) = (&self.specs[target], self.adapter.spec(name)?);
         float_of(adapter, name)?;
         if base.shape == adapter.shape {
             return Ok(());
@@ -129,28 +176,59 @@ impl<'a> Merge<'a> {
         )))
     }
 
-    /// The number of tensors that get a product added, and of those that are replaced.
-    pub fn counts(&self) -> (usize, usize) {
-        let added = self.changes.values().filter(|change| matches!(change, Change::Add { .. })).count();
-        (added, self.changes.len() - added)
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for change in self.changes.values() {
+            match change {
+                Change::Add { .. } => counts.added += 1,
+                Change::Replace(_) => counts.replaced += 1,
+                Change::Dequantise => counts.dequantised += 1,
+            }
+        }
+        counts
     }
 
-    /// Writes the merged weights into `output`, streaming: memory holds one A and B and a few blocks of rows.
-    /// `tick` is told the bytes of weights dealt with, and may stop the work.
+    /// The bytes of the result's tensors.
+    pub fn bytes(&self) -> u64 {
+        self.specs.values().map(|spec| spec.bytes() as u64).sum()
+    }
+
+    /// Writes the merged weights into `output`, streaming: memory holds one matrix, its A and B and a few blocks of
+    /// rows. `tick` is told the bytes of weights dealt with, and may stop the work.
     pub fn write(
         &self,
         output: &Path,
         sharing: Sharing,
         tick: &mut dyn FnMut(u64) -> Result<()>,
     ) -> Result<Rewritten> {
-        let mut specs = BTreeMap::new();
-        for name in self.changes.keys() {
-            specs.insert(name.clone(), self.base.spec(name)?.clone());
+        if self.is_packed {
+            // The whole weights take several times the place of the packed ones: they are cut into files anew.
+            let layout = Layout::new(self.specs.clone(), MAX_SHARD_BYTES);
+            layout.write(output, |name, _, writer| self.put(name, writer, tick))?;
+            let written = layout.files.into_iter().map(|(file, _)| file).collect();
+            return Ok(Rewritten { written, shared: Vec::new() });
         }
-        rewrite(self.base, output, sharing, &specs, tick, |name, writer, tick| match &self.changes[name] {
-            Change::Add { a, b, scale } => self.add(name, a, b, *scale, writer, tick),
-            Change::Replace(new) => self.replace(name, new, writer, tick),
-        })
+        let changed = self.specs.iter().filter(|(name, _)| self.changes.contains_key(*name));
+        let changed = changed.map(|(name, spec)| (name.clone(), spec.clone())).collect();
+        rewrite(self.base, output, sharing, &changed, tick, |name, writer, tick| self.put(name, writer, tick))
+    }
+
+    /// Writes a tensor, which is begun already.
+    fn put(&self, name: &str, writer: &mut ShardWriter, tick: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
+        match self.changes.get(name) {
+            None => rewrite::copy(self.base, name, writer, tick),
+            Some(Change::Replace(new)) => self.replace(name, new, writer, tick),
+            Some(Change::Add { a, b, scale }) => {
+                let product = Product {
+                    a: self.adapter.tensor(a, &Device::Cpu)?.to_dtype(DType::F32)?,
+                    b: self.adapter.tensor(b, &Device::Cpu)?.to_dtype(DType::F32)?,
+                    scale: *scale,
+                    float: float_of(self.adapter.spec(b)?, b)?,
+                };
+                self.rewrite_rows(name, Some(&product), writer, tick)
+            }
+            Some(Change::Dequantise) => self.rewrite_rows(name, None, writer, tick),
+        }
     }
 
     fn replace(
@@ -160,7 +238,7 @@ impl<'a> Merge<'a> {
         writer: &mut ShardWriter,
         tick: &mut dyn FnMut(u64) -> Result<()>,
     ) -> Result<()> {
-        let (to, from) = (float_of(self.base.spec(target)?, target)?, float_of(self.adapter.spec(name)?, name)?);
+        let (to, from) = (float_of(&self.specs[target], target)?, float_of(self.adapter.spec(name)?, name)?);
         self.adapter.stream(name, |piece| {
             let bytes = if to == from { Cow::Borrowed(piece) } else { Cow::Owned(to.narrow(&from.widen(piece))) };
             writer.write(&bytes)?;
@@ -168,37 +246,89 @@ impl<'a> Merge<'a> {
         })
     }
 
-    fn add(
+    /// Writes the matrix that the adapter is added to, with what is added.
+    fn rewrite_rows(
         &self,
         target: &str,
-        a: &str,
-        b: &str,
-        scale: f32,
+        product: Option<&Product>,
         writer: &mut ShardWriter,
         tick: &mut dyn FnMut(u64) -> Result<()>,
     ) -> Result<()> {
-        let spec = self.base.spec(target)?;
+        let spec = &self.specs[target];
         let float = float_of(spec, target)?;
-        let delta_float = float_of(self.adapter.spec(b)?, b)?;
         let (rows, columns) = (spec.shape[0], spec.shape[1]);
-        let row_bytes = columns * float.bytes();
-        let weights = self.base.bytes(target)?;
-        let a = self.adapter.tensor(a, &Device::Cpu)?.to_dtype(DType::F32)?;
-        let b = self.adapter.tensor(b, &Device::Cpu)?.to_dtype(DType::F32)?;
-        let blocks = blocks(rows, columns);
-        for group in blocks.chunks(rayon::current_num_threads().max(1)) {
+        let weights = self.weights(target, (rows, columns), float)?;
+        for group in blocks(rows, columns).chunks(rayon::current_num_threads().max(1)) {
             let merged: Vec<Vec<u8>> = group
                 .par_iter()
                 .map(|&(start, count)| {
-                    let weights = &weights[start * row_bytes..(start + count) * row_bytes];
-                    let delta = b.narrow(0, start, count)?.matmul(&a)?.flatten_all()?.to_vec1::<f32>()?;
-                    Ok(add_rows(weights, float, &delta, scale, delta_float))
+                    let mut sum = weights.read(start * columns..(start + count) * columns, float);
+                    if let Some(product) = product {
+                        product.add(start, count, &mut sum)?;
+                    }
+                    Ok(float.narrow(&sum))
                 })
                 .collect::<Result<_>>()?;
             for bytes in merged {
                 writer.write(&bytes)?;
                 tick(bytes.len() as u64)?;
             }
+        }
+        Ok(())
+    }
+
+    /// The matrix that the adapter is added to.
+    fn weights(&self, target: &str, shape: (usize, usize), float: Float) -> Result<Weights<'_>> {
+        if let Some(matrix) = self.base.packed(target)? {
+            return Ok(Weights::Packed(matrix));
+        }
+        let bytes = self.base.bytes(target)?;
+        // A matrix that is not packed in training, such as the output, is not dequantised either.
+        if self.onto == Onto::Original || !quantisation::is_packed(target, &self.specs[target]) {
+            return Ok(Weights::Stored(bytes));
+        }
+        Matrix::pack_stored(shape, float, Packing::DEFAULT, bytes)
+            .map(Weights::Packed)
+            .context(|| format!("cannot pack `{target}`"))
+    }
+}
+
+/// A matrix before the adapter is added.
+enum Weights<'a> {
+    Stored(&'a [u8]),
+    Packed(Matrix),
+}
+
+impl Weights<'_> {
+    /// A range of its values, each rounded to the matrix's type, in which it would be stored.
+    fn read(&self, range: Range<usize>, float: Float) -> Vec<f32> {
+        match self {
+            Self::Stored(bytes) => float.widen(&bytes[range.start * float.bytes()..range.end * float.bytes()]),
+            Self::Packed(matrix) => {
+                let mut values = vec![0.0; range.len()];
+                matrix.unpack(range, &mut values);
+                values.iter_mut().for_each(|value| *value = float.round(*value));
+                values
+            }
+        }
+    }
+}
+
+/// What an adapter adds to a matrix: scale · B·A.
+struct Product {
+    a: Tensor,
+    b: Tensor,
+    scale: f32,
+    /// The type of the adapter, to which the product is rounded.
+    float: Float,
+}
+
+impl Product {
+    /// Adds the rows from `start` on to those of a matrix.
+    fn add(&self, start: usize, count: usize, sum: &mut [f32]) -> Result<()> {
+        let delta = self.b.narrow(0, start, count)?.matmul(&self.a)?.flatten_all()?.to_vec1::<f32>()?;
+        for (sum, delta) in sum.iter_mut().zip(delta) {
+            *sum += self.float.round(delta * self.scale);
         }
         Ok(())
     }
@@ -214,15 +344,6 @@ fn blocks(rows: usize, columns: usize) -> Vec<(usize, usize)> {
             (start, rows * (i + 1) / count - start)
         })
         .collect()
-}
-
-/// round(W + round(scale · delta)): the inner rounding to the adapter's type, the outer to that of W.
-fn add_rows(weights: &[u8], float: Float, delta: &[f32], scale: f32, delta_float: Float) -> Vec<u8> {
-    let mut sum = float.widen(weights);
-    for (w, d) in sum.iter_mut().zip(delta) {
-        *w += delta_float.round(d * scale);
-    }
-    float.narrow(&sum)
 }
 
 fn float_of(spec: &Spec, name: &str) -> Result<Float> {

@@ -12,7 +12,7 @@ use serde_json::{Map, json};
 
 use super::adapter::{self, Adapter, AdapterConfig};
 use super::expansion::{EMBEDDING, Expansion, OUTPUT, Recipe, Row};
-use super::merging::Merge;
+use super::merging::{Counts, Merge, Onto};
 use super::rewrite::{Companions, Rewritten, Sharing, share_companions};
 use super::*;
 
@@ -395,7 +395,7 @@ fn scales_follow_patterns_and_rslora() {
 
 fn merged(base: &Checkpoint, adapter: &Adapter) -> (tempfile::TempDir, Checkpoint) {
     let output = folder();
-    Merge::new(base, adapter).unwrap().write(output.path(), Sharing::Linked, &mut go_on).unwrap();
+    Merge::new(base, adapter, Onto::Original).unwrap().write(output.path(), Sharing::Linked, &mut go_on).unwrap();
     let checkpoint = Checkpoint::open(output.path()).unwrap();
     (output, checkpoint)
 }
@@ -409,7 +409,10 @@ fn merging_adds_the_scaled_product_and_replaces_whole_modules() {
         let base = model(source.path(), dtype);
         let tensors = lora(adapter_dtype);
         let (_adapter_folder, adapter) = saved(&config(3, 6.0), &tensors);
-        assert_eq!(Merge::new(&base, &adapter).unwrap().counts(), (2, 2));
+        assert_eq!(
+            Merge::new(&base, &adapter, Onto::Original).unwrap().counts(),
+            Counts { added: 2, replaced: 2, dequantised: 0 }
+        );
         let (_output, merged) = merged(&base, &adapter);
         assert_eq!(merged.names(), base.names());
 
@@ -444,6 +447,112 @@ fn merging_adds_the_scaled_product_and_replaces_whole_modules() {
             assert!(to == Float::F32 || off * 20 <= got.len(), "{name}: {off} of {} differ", got.len());
         }
     }
+}
+
+#[test]
+fn a_merge_into_dequantised_weights_starts_from_what_packing_leaves() {
+    for dtype in [DType::F32, DType::BF16] {
+        let (source, packed, output, again) = (folder(), folder(), folder(), folder());
+        let base = model(source.path(), dtype);
+        let (_adapter_folder, adapter) = saved(&config(3, 6.0), &lora(DType::F32));
+        let merge = Merge::new(&base, &adapter, Onto::Dequantised).unwrap();
+        assert_eq!(merge.counts(), Counts { added: 2, replaced: 2, dequantised: 2 });
+        merge.write(output.path(), Sharing::Linked, &mut go_on).unwrap();
+        let merged = Checkpoint::open(output.path()).unwrap();
+
+        // What is left when nothing is added, from the rooms that pack and merge.
+        let float = Float::of(dtype.into()).unwrap();
+        let rounded = |name: &str| -> Vec<u8> {
+            let spec = base.spec(name).unwrap();
+            let shape = (spec.shape[0], spec.shape[1]);
+            let matrix =
+                nf4::Matrix::pack_stored(shape, float, nf4::Packing::DEFAULT, base.bytes(name).unwrap()).unwrap();
+            float.narrow(&matrix.unpack_all())
+        };
+        let unpacked: Tensors = base
+            .names()
+            .into_iter()
+            .map(|name| {
+                let tensor = base.tensor(name, &Device::Cpu).unwrap();
+                if !quantisation::is_packed(name, base.spec(name).unwrap()) {
+                    return (name.to_owned(), tensor);
+                }
+                (
+                    name.to_owned(),
+                    Tensor::from_raw_buffer(&rounded(name), dtype, tensor.dims(), &Device::Cpu).unwrap(),
+                )
+            })
+            .collect();
+        let plain = folder();
+        save(plain.path(), &unpacked, 1 << 30).unwrap();
+        let plain = Checkpoint::open(plain.path()).unwrap();
+        let (_plain_output, expected) = self::merged(&plain, &adapter);
+        assert_eq!(merged.names(), expected.names());
+        for name in expected.names() {
+            assert_eq!(merged.bytes(name).unwrap(), expected.bytes(name).unwrap(), "{name}");
+            let changed = merged.bytes(name).unwrap() != base.bytes(name).unwrap();
+            assert_eq!(changed, !name.contains("norm"), "{name}");
+        }
+
+        // The same from a folder that is packed already; its own weights it does not have any more.
+        let quantisation = quantisation::Quantisation::new(&base, nf4::Packing::DEFAULT).unwrap();
+        quantisation.write(packed.path(), &mut go_on).unwrap();
+        let packed = Checkpoint::open(packed.path()).unwrap();
+        let error = Merge::new(&packed, &adapter, Onto::Original).err().unwrap();
+        assert!(error.one_line().ends_with("is packed to 4 bits"), "{error:?}");
+        assert!(error.advice().unwrap().contains("base = \"dequantised\""));
+        let merge = Merge::new(&packed, &adapter, Onto::Dequantised).unwrap();
+        let done = merge.write(again.path(), Sharing::Linked, &mut go_on).unwrap();
+        assert_eq!(done, Rewritten { written: vec!["model.safetensors".to_owned()], shared: vec![] });
+        let again = Checkpoint::open(again.path()).unwrap();
+        assert_eq!(again.names(), merged.names());
+        for name in merged.names() {
+            assert_eq!(again.spec(name).unwrap(), merged.spec(name).unwrap());
+            assert_eq!(again.bytes(name).unwrap(), merged.bytes(name).unwrap(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_parts_of_a_packed_matrix_stay_in_one_file() {
+    let parts = ["a.weight", "a.weight.absmax", "a.weight.quant_map", "a.weights", "b.weight", "b.weight.absmax"];
+    let specs = parts.iter().map(|name| ((*name).to_owned(), Spec::new(Dtype::U8, [40]))).collect();
+    let files = Layout::new(specs, 100).files;
+    let names: Vec<Vec<&str>> =
+        files.iter().map(|(_, tensors)| tensors.keys().map(String::as_str).collect()).collect();
+    assert_eq!(names, [&parts[..3], &parts[3..4], &parts[4..]]);
+}
+
+#[test]
+fn tensors_may_come_in_any_order_and_each_once() {
+    let specs: BTreeMap<String, Spec> = [("a", Dtype::U8, 3), ("b", Dtype::F32, 2), ("c", Dtype::U8, 5)]
+        .into_iter()
+        .map(|(name, dtype, count)| (name.to_owned(), Spec::new(dtype, [count])))
+        .collect();
+    let folder = folder();
+    let write = |order: &[&str]| {
+        let path = folder.path().join(order.concat());
+        let mut writer = ShardWriter::create(&path, &specs).unwrap();
+        for name in order {
+            writer.begin(name).unwrap();
+            let bytes = vec![name.as_bytes()[0]; specs[*name].bytes()];
+            writer.write(&bytes[..1]).unwrap();
+            writer.write(&bytes[1..]).unwrap();
+        }
+        writer.finish().map(|()| fs::read(path).unwrap())
+    };
+    let ordered = write(&["b", "a", "c"]).unwrap();
+    assert_eq!(write(&["c", "b", "a"]).unwrap(), ordered);
+    assert_eq!(write(&["a", "c", "b"]).unwrap(), ordered);
+    assert!(message(write(&["a", "b"])).ends_with("`c` is missing"));
+
+    let mut writer = ShardWriter::create(&folder.path().join("misused"), &specs).unwrap();
+    writer.begin("a").unwrap();
+    assert!(message(writer.begin("b")).ends_with("a tensor lacks 3 bytes"));
+    assert!(message(writer.write(&[0; 4])).ends_with("a tensor has more bytes than its shape"));
+    writer.write(&[0; 3]).unwrap();
+    assert!(message(writer.begin("a")).ends_with("`a` is not in its header, or came twice"));
+    assert!(message(writer.begin("d")).ends_with("`d` is not in its header, or came twice"));
 }
 
 #[test]
@@ -494,7 +603,7 @@ fn adapters_that_do_not_fit_are_refused_before_anything_is_written() {
         let mut tensors = lora(DType::F32);
         change(&mut tensors);
         let (_folder, adapter) = saved(&config(3, 6.0), &tensors);
-        let error = message(Merge::new(&base, &adapter));
+        let error = message(Merge::new(&base, &adapter, Onto::Original));
         assert!(error.contains(expected), "{error}");
     };
     let put = |name: &str, shape: &[usize]| {
@@ -538,7 +647,7 @@ fn quantised_weights_are_not_merged_into() {
     ]
     .into();
     let (_folder, adapter) = saved(&config(3, 6.0), &pair);
-    let error = message(Merge::new(&base, &adapter));
+    let error = message(Merge::new(&base, &adapter, Onto::Original));
     assert!(error.contains("`w.weight` is stored as U8"), "{error}");
 }
 

@@ -99,6 +99,14 @@ impl Matrix {
         Ok(Self { shape, float, block, codes, scales })
     }
 
+    /// The same from values as stored: row-major, little-endian.
+    pub fn pack_stored(shape: (usize, usize), float: Float, packing: Packing, bytes: &[u8]) -> Result<Self> {
+        let size = float.bytes();
+        Self::pack(shape, float, packing, |range, values| {
+            float.widen_into(&bytes[range.start * size..range.end * size], values);
+        })
+    }
+
     /// (rows, columns)
     pub fn shape(&self) -> (usize, usize) {
         self.shape

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use super::codebook::CODEBOOK;
 use super::scales::{self, Nested, Scales};
 use super::{Matrix, Packing};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::weights::float::python_float;
 use crate::weights::{Checkpoint, Float, ShardWriter, Spec};
 
@@ -75,11 +75,8 @@ impl Stored {
 
     /// Packs and writes the matrix; `bytes` are its values as stored.
     pub fn write(&self, bytes: &[u8], writer: &mut ShardWriter) -> Result<()> {
-        let (float, size) = (self.float, self.float.bytes());
-        let matrix = Matrix::pack(self.shape, float, self.packing, |range, values| {
-            float.widen_into(&bytes[range.start * size..range.end * size], values);
-        })
-        .map_err(|error| Error::invalid(format!("cannot pack `{}`", self.name)).caused_by(error))?;
+        let matrix = Matrix::pack_stored(self.shape, self.float, self.packing, bytes)
+            .context(|| format!("cannot pack `{}`", self.name))?;
         let mut put = |name: &str, bytes: &[u8]| {
             writer.begin(name)?;
             writer.write(bytes)
@@ -126,9 +123,29 @@ impl Stored {
 }
 
 impl Checkpoint {
-    /// The matrix of that name if it is stored packed, `None` if it is stored whole. Parts that are missing or do not fit
-    /// each other, and other ways of packing, are errors.
-    pub fn packed(&self, name: &str) -> Result<Option<Matrix>> {
+    /// Types and shapes of all tensors by name; of those that are stored packed, as they are when unpacked.
+    pub fn unpacked_specs(&self) -> Result<BTreeMap<String, Spec>> {
+        let mut specs: BTreeMap<String, Spec> = BTreeMap::new();
+        let mut packed = String::new();
+        for name in self.names() {
+            // In name order, the parts of a packed matrix follow it.
+            if !packed.is_empty() && name.starts_with(&packed) {
+                continue;
+            }
+            let spec = match self.state(name)? {
+                Some((_, shape, float)) => {
+                    packed = format!("{name}.");
+                    Spec::new(float.dtype(), [shape.0, shape.1])
+                }
+                None => self.spec(name)?.clone(),
+            };
+            specs.insert(name.to_owned(), spec);
+        }
+        Ok(specs)
+    }
+
+    /// How the matrix of that name is packed, its shape, and the type of its values; `None` if it is stored whole.
+    fn state(&self, name: &str) -> Result<Option<(State, (usize, usize), Float)>> {
         let part = |part: &str| format!("{name}.{part}");
         if !self.contains(&part(STATE)) {
             for other in ["quant_state.bitsandbytes__fp4", "absmax", "quant_map"] {
@@ -142,15 +159,22 @@ impl Checkpoint {
             }
             return Ok(None);
         }
-        let wrong = |why: String| {
-            Error::invalid(format!(
-                "`{name}` of {} is packed in a way that cannot be read",
-                self.folder().display()
-            ))
+        let state = State::parse(self.bytes(&part(STATE))?).map_err(|why| self.unreadable(name, why))?;
+        let (shape, float) = state.check().map_err(|why| self.unreadable(name, why))?;
+        Ok(Some((state, shape, float)))
+    }
+
+    fn unreadable(&self, name: &str, why: String) -> Error {
+        Error::invalid(format!("`{name}` of {} is packed in a way that cannot be read", self.folder().display()))
             .caused_by(Error::new(why))
-        };
-        let state = State::parse(self.bytes(&part(STATE))?).map_err(wrong)?;
-        let (shape, float) = state.check().map_err(wrong)?;
+    }
+
+    /// The matrix of that name if it is stored packed, `None` if it is stored whole. Parts that are missing or do not fit
+    /// each other, and other ways of packing, are errors.
+    pub fn packed(&self, name: &str) -> Result<Option<Matrix>> {
+        let Some((state, shape, float)) = self.state(name)? else { return Ok(None) };
+        let part = |part: &str| format!("{name}.{part}");
+        let wrong = |why: String| self.unreadable(name, why);
         let values = shape.0 * shape.1;
         let blocks = values.div_ceil(state.blocksize);
         let floats = |part: &str, count: usize| -> Result<Vec<f32>> {
