@@ -30,6 +30,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, MixtralConfig
 
 # transformers 4.46 asks for Intel's extension before it lets bitsandbytes run on a CPU; bitsandbytes 0.50 does without.
 transformers.integrations.bitsandbytes.is_ipex_available = lambda: True
+transformers.logging.set_verbosity_error()
 STATE = "quant_state.bitsandbytes__nf4"
 
 
