@@ -20,7 +20,7 @@ SHARED ?= ../shared/data
 DOCUMENTS ?=
 # A release is fuzzed with FUZZ_SECONDS=600.
 FUZZ_SECONDS ?= 30
-FUZZ_TARGETS := jsonl parquet tokenizer_model tokenizer_json hub
+FUZZ_TARGETS := jsonl parquet tokenizer_model tokenizer_json hub safetensors adapter quant_state
 
 .PHONY: quickstart build test lint bench parity fuzz tools linters fuzzer cmake
 

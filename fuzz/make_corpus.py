@@ -180,6 +180,68 @@ def hub():
     write("hub", "name", "data/a.jsonl")
 
 
+def header(tensors):
+    """The JSON of a safetensors header: name → type and shape."""
+    fields, offset = {"__metadata__": {"format": "pt"}}, 0
+    for name, (dtype, *shape) in tensors.items():
+        size = {"F32": 4, "BF16": 2, "F16": 2, "U8": 1}[dtype]
+        for length in shape:
+            size *= length
+        fields[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    return json.dumps(fields)
+
+
+def safetensors():
+    write("safetensors", "header", header({"a": ("F32", 2, 3), "b": ("BF16", 5), "c": ("U8", 0), "d": ("F16",)}))
+    text = header({"w": ("F32", 2)}).encode()
+    write("safetensors", "whole", len(text).to_bytes(8, "little") + text + bytes(range(8)))
+    layer = "model.layers.0.mlp"
+    write("safetensors", "stacked", header({
+        f"{layer}.experts.gate_up_proj": ("BF16", 2, 4, 3), f"{layer}.experts.down_proj": ("F32", 2, 3, 2),
+        f"{layer}.gate.weight": ("F32", 2, 3)}))
+    write("safetensors", "index", json.dumps({"metadata": {"total_size": 8}, "weight_map": {"w": "model-1.safetensors"}}))
+    rebuild = b"ctorch._utils\n_rebuild_tensor_v2\n"
+    storage = b"((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x10tQ"
+    hooks = b"\x89ccollections\nOrderedDict\n)RtR"
+    plain = b"\x80\x02}q\0X\x01\0\0\0wq\1" + rebuild + storage + b"K\2K\2K\3\x86K\3K\1\x86" + hooks + b"s."
+    write("safetensors", "pickle", plain)
+    parameter = b"ctorch._utils\n_rebuild_parameter\n" + rebuild + storage + b"K\0K\4\x85K\1\x85" + hooks
+    write("safetensors", "pickle-ordered", b"\x80\x02ccollections\nOrderedDict\n)R(X\x01\0\0\0w" + parameter
+          + b"\x88ccollections\nOrderedDict\n)R\x87RX\x01\0\0\0v" + rebuild + storage
+          + b"J\1\0\0\0)M\1\0\x85" + hooks + b"u}b.")
+    write("safetensors", "pickle-4", b"\x80\x04\x95\0\0\0\0\0\0\0\0}\x94(\x8c\x01w\x94\x8c\x0ctorch._utils\x94\x8c\x12"
+          b"_rebuild_tensor_v2\x94\x93\x94" + storage + b"K\0K\1\x85\x8a\1\1\x85" + hooks + b"u.")
+
+
+def adapter():
+    config = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4, "lora_dropout": 0.05, "bias": "none",
+        "target_modules": ["q_proj", "w1"], "modules_to_save": ["lm_head"], "fan_in_fan_out": False,
+        "rank_pattern": {"w1": 3}, "alpha_pattern": {"layers.0.self_attn.q_proj": 1.5}, "use_rslora": False}
+    q = "base_model.model.model.layers.0.self_attn.q_proj"
+    w1 = "base_model.model.model.layers.0.block_sparse_moe.experts.0.w1"
+
+    def save(name, tensors, **changes):
+        write("adapter", name, json.dumps(config | changes) + "\0" + header(tensors))
+
+    save("plain", {f"{q}.lora_A.weight": ("F32", 2, 4), f"{q}.lora_B.weight": ("F32", 4, 2),
+                   f"{w1}.lora_A.weight": ("BF16", 3, 4), f"{w1}.lora_B.weight": ("BF16", 6, 3),
+                   "base_model.model.lm_head.weight": ("F16", 5, 4)})
+    save("raw", {f"{q}.lora_A.default.weight": ("F16", 2, 4), f"{q}.lora_B.default.weight": ("F16", 4, 2),
+                 "base_model.model.model.embed_tokens.modules_to_save.default.weight": ("F32", 5, 4)},
+         use_rslora=True, rank_pattern={}, target_modules="all-linear", modules_to_save=None)
+    save("vocabulary", {"base_model.model.lm_head.weight": ("F32", 6, 4)})
+
+
+def quant_state():
+    state = {"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [5, 30]}
+    nested = {"nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": 0.0123}
+    write("quant_state", "plain", "75u 3 16 - -\n" + json.dumps(state))
+    write("quant_state", "nested", "75u 3u 16 1 256\n" + json.dumps(state | nested))
+    write("quant_state", "small", "1u 1 16\n" + json.dumps(state | {"blocksize": 4096, "shape": [1, 1], "dtype": "float32"}))
+
+
 if __name__ == "__main__":
     shutil.rmtree(CORPUS, ignore_errors=True)
     jsonl()
@@ -187,3 +249,6 @@ if __name__ == "__main__":
     tokenizer_model()
     tokenizer_json()
     hub()
+    safetensors()
+    adapter()
+    quant_state()

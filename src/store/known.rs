@@ -12,6 +12,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, SystemTime};
 
+use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 use rayon::prelude::*;
 use redb::{Database, DatabaseError, ReadOnlyDatabase, ReadableDatabase, StorageError, TableDefinition};
 
@@ -25,6 +28,9 @@ const USES: TableDefinition<&[u8; 32], u64> = TableDefinition::new("uses");
 
 /// Files above this size are hashed one by one with all threads, smaller ones side by side.
 const LARGE: u64 = 16 << 20;
+
+/// How much of a large file is in memory at a time: enough for every thread's share to be worth its while.
+const RUN: usize = 64 << 20;
 
 pub struct Known {
     path: PathBuf,
@@ -271,15 +277,24 @@ fn stat(path: &Path) -> Result<Stat> {
     Ok(Stat::of(&metadata))
 }
 
-/// BLAKE3 of a file; large ones through a memory map and all threads.
+/// BLAKE3 of a file; large ones through a memory map and all threads, in runs whose memory is given back.
 fn hash(path: &Path) -> Result<Digest> {
     let mut hasher = blake3::Hasher::new();
-    let size = fs::metadata(path).context(|| format!("cannot read {}", path.display()))?.len();
-    let hashed = if size > LARGE {
-        hasher.update_mmap_rayon(path).map(|_| ())
-    } else {
-        File::open(path).and_then(|file| hasher.update_reader(file).map(|_| ()))
-    };
+    let hashed = File::open(path).and_then(|file| {
+        if file.metadata()?.len() <= LARGE {
+            return hasher.update_reader(file).map(drop);
+        }
+        // SAFETY: the map is only read, and dropped before the function returns. Whoever shortens the file meanwhile ends
+        // the process with a signal, as with any reader of a map; a change of its content is seen in its stat.
+        let map = unsafe { Mmap::map(&file)? };
+        for (number, run) in map.chunks(RUN).enumerate() {
+            hasher.update_rayon(run);
+            #[cfg(unix)]
+            // SAFETY: the map is read-only and backed by a file: its pages are read again if they are wanted again.
+            let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, number * RUN, run.len()) };
+        }
+        Ok(())
+    });
     hashed.context(|| format!("cannot read {}", path.display()))?;
     Ok(hasher.finalize().into())
 }

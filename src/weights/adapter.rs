@@ -21,6 +21,8 @@ pub const PREFIX: &str = "base_model.model.";
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
+/// The same as `torch.save` writes it; read, not written.
+const TORCH: &str = "adapter_model.bin";
 
 /// `adapter_config.json` of a LoRA adapter: the fields that bear on its meaning. Others that PEFT writes are written
 /// with PEFT's defaults, and ignored when read unless they change what the tensors mean.
@@ -191,11 +193,8 @@ impl Adapter {
             return Err(Error::invalid(format!("{} is no adapter: it has no {CONFIG}", folder.display())));
         }
         let config = AdapterConfig::read(&path)?;
-        if !folder.join(WEIGHTS).exists() && folder.join("adapter_model.bin").exists() {
-            return Err(Error::invalid(format!("{} holds its tensors as a pickle", folder.display()))
-                .hint("save the adapter with `safe_serialization=True`"));
-        }
-        let shard = Shard::open(&folder.join(WEIGHTS))?;
+        let weights = [WEIGHTS, TORCH].map(|name| folder.join(name)).into_iter().find(|path| path.exists());
+        let shard = Shard::open(&weights.unwrap_or_else(|| folder.join(WEIGHTS)))?;
         let mut names = BTreeMap::new();
         for raw in shard.names() {
             let name = raw

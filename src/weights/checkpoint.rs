@@ -1,4 +1,4 @@
-//! The weights of a Hugging Face model folder: one safetensors file, or shards with an index; memory-mapped.
+//! The weights of a Hugging Face model folder: one file, or shards with an index; memory-mapped.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -31,29 +31,39 @@ struct View {
 impl Checkpoint {
     /// The file of a checkpoint that is not cut into shards.
     pub(super) const SINGLE: &str = "model.safetensors";
+    /// The same as `torch.save` writes it.
+    const TORCH: &str = "pytorch_model.bin";
 
-    /// Opens `model.safetensors`, or else the shards that `model.safetensors.index.json` names, and checks every
-    /// header. Missing, truncated and damaged files are errors that name the file.
+    /// Opens the first of these that is there, and checks every file: `model.safetensors`, the shards that
+    /// `model.safetensors.index.json` names, `pytorch_model.bin`, the shards that `pytorch_model.bin.index.json` names.
+    /// Missing, truncated and damaged files are errors that name the file.
     pub fn open(folder: &Path) -> Result<Self> {
-        let single = folder.join(Self::SINGLE);
-        let index_path = folder.join(Index::NAME);
         let mut checkpoint =
             Self { folder: folder.to_owned(), shards: Vec::new(), index: None, views: BTreeMap::new() };
-        if single.exists() {
-            let shard = Shard::open(&single)?;
-            let names: Vec<String> = shard.names().map(str::to_owned).collect();
-            checkpoint.shards.push(shard);
-            for name in names {
-                checkpoint.present(0, &name)?;
+        for (single, index) in [(Self::SINGLE, Index::NAME), (Self::TORCH, Index::TORCH)] {
+            let (single, index) = (folder.join(single), folder.join(index));
+            if single.exists() {
+                let shard = Shard::open(&single)?;
+                let names: Vec<String> = shard.names().map(str::to_owned).collect();
+                checkpoint.shards.push(shard);
+                for name in names {
+                    checkpoint.present(0, &name)?;
+                }
+                return Ok(checkpoint);
             }
-        } else if index_path.exists() {
-            let index = Index::read(&index_path)?;
-            checkpoint.open_shards(&index)?;
-            checkpoint.index = Some(index);
-        } else {
-            return Err(no_weights(folder));
+            if index.exists() {
+                let index = Index::read(&index)?;
+                checkpoint.open_shards(&index)?;
+                checkpoint.index = Some(index);
+                return Ok(checkpoint);
+            }
         }
-        Ok(checkpoint)
+        Err(Error::invalid(format!(
+            "{} holds no weights: neither {} nor {}, nor those of torch",
+            folder.display(),
+            Self::SINGLE,
+            Index::NAME
+        )))
     }
 
     fn open_shards(&mut self, index: &Index) -> Result<()> {
@@ -65,7 +75,7 @@ impl Checkpoint {
             let path = self.folder.join(file);
             if !path.exists() {
                 return Err(Error::invalid(format!("the shard {} is missing", path.display()))
-                    .hint(format!("{} names it; the download may be incomplete", Index::NAME)));
+                    .hint("the index names it; the download may be incomplete"));
             }
             self.shards.push(Shard::open(&path)?);
             for name in names {
@@ -80,7 +90,7 @@ impl Checkpoint {
         let file = &self.shards[shard];
         let (Some(spec), Some(range)) = (file.spec(name), file.range(name)) else {
             let path = file.path().display();
-            return Err(Error::invalid(format!("{path} does not hold `{name}`, as {} says it does", Index::NAME)));
+            return Err(Error::invalid(format!("{path} does not hold `{name}`, as the index says it does")));
         };
         for part in parts(name, spec) {
             let range = range.start + part.range.start..range.start + part.range.end;
@@ -155,9 +165,9 @@ impl Checkpoint {
         self.views.iter().filter(move |(_, view)| view.shard == shard).map(|(name, _)| name.as_str())
     }
 
-    /// Whether the shard of that number holds tensors under other names than they are presented.
-    pub(super) fn is_renamed(&self, shard: usize) -> bool {
-        self.views.values().any(|view| view.shard == shard && view.renamed)
+    /// Whether the shard of that number can stay as it is: safetensors, its tensors under the names that are presented.
+    pub(super) fn is_sharable(&self, shard: usize) -> bool {
+        self.shards[shard].is_safetensors() && !self.views.values().any(|view| view.shard == shard && view.renamed)
     }
 
     fn view(&self, name: &str) -> Result<&View> {
@@ -177,18 +187,8 @@ pub(super) fn to_tensor(spec: &Spec, bytes: &[u8], device: &Device) -> Result<Te
     Ok(Tensor::from_raw_buffer(bytes, dtype, &spec.shape, device)?)
 }
 
-fn no_weights(folder: &Path) -> Error {
-    let error = Error::invalid(format!(
-        "{} holds no weights: neither {} nor {}",
-        folder.display(),
-        Checkpoint::SINGLE,
-        Index::NAME
-    ));
-    if ["pytorch_model.bin", "pytorch_model.bin.index.json"].iter().any(|file| folder.join(file).exists()) {
-        return error.hint("pytorch_model.bin is a pickle; save the model with `safe_serialization=True`");
-    }
-    error
-}
+/// More experts than any model stacks in one tensor.
+const MAX_EXPERTS: usize = 4096;
 
 /// A piece of a stored tensor under its v4 name: `range` in bytes from the tensor's start.
 struct Part {
@@ -205,7 +205,8 @@ fn parts(name: &str, spec: &Spec) -> Vec<Part> {
     let whole = |name: String| vec![Part { name, spec: spec.clone(), range: 0..spec.bytes() }];
     let matrices = |layer: &str, weights: &[&str]| {
         let &[experts, rows, columns] = spec.shape.as_slice() else { return whole(name.to_owned()) };
-        if rows % weights.len() != 0 {
+        // A few bytes of a file that lies can claim to be a great many matrices.
+        if rows % weights.len() != 0 || spec.elements() == 0 || experts > MAX_EXPERTS {
             return whole(name.to_owned());
         }
         let part = Spec::new(spec.dtype, [rows / weights.len(), columns]);

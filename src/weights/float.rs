@@ -55,7 +55,7 @@ impl Float {
     pub fn round(self, value: f32) -> f32 {
         match self {
             Self::F32 => value,
-            Self::BF16 => bf16::from_f32(value).to_f32(),
+            Self::BF16 => f32::from_bits(u32::from(bf16_bits(value)) << 16),
             Self::F16 => f16::from_f32(value).to_f32(),
         }
     }
@@ -78,17 +78,40 @@ impl Float {
 
     /// The values, rounded to the nearest of the type, as little-endian bytes.
     pub fn narrow(self, values: &[f32]) -> Vec<u8> {
+        let mut bytes = vec![0; values.len() * self.bytes()];
+        self.narrow_into(values, &mut bytes);
+        bytes
+    }
+
+    /// The same, into a slice as long as they are.
+    pub fn narrow_into(self, values: &[f32], bytes: &mut [u8]) {
         match self {
-            Self::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-            Self::BF16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
-            Self::F16 => values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
+            Self::F32 => pour(values, bytes, f32::to_le_bytes),
+            Self::BF16 => pour(values, bytes, |value| bf16_bits(value).to_le_bytes()),
+            Self::F16 => pour(values, bytes, |value| f16::from_f32(value).to_le_bytes()),
         }
     }
+}
+
+/// The bits of the nearest bfloat16, ties to even; those of `half`, without its branches, so that loops over it become
+/// vector code.
+#[inline(always)]
+fn bf16_bits(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    let quiet = bits >> 16 | 0x40;
+    (if value.is_nan() { quiet } else { rounded }) as u16
 }
 
 fn fill<const N: usize>(values: &mut [f32], bytes: &[u8], read: impl Fn([u8; N]) -> f32) {
     for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<N>().0) {
         *value = read(*bytes);
+    }
+}
+
+fn pour<const N: usize>(values: &[f32], bytes: &mut [u8], write: impl Fn(f32) -> [u8; N]) {
+    for (value, bytes) in values.iter().zip(bytes.as_chunks_mut::<N>().0) {
+        *bytes = write(*value);
     }
 }
 
@@ -123,5 +146,18 @@ mod tests {
         for (value, text) in cases {
             assert_eq!(python_float(value), text);
         }
+    }
+
+    #[test]
+    fn bfloat16_is_rounded_as_half_rounds_it() {
+        // Every bfloat16, and around it all that decides the rounding.
+        for high in 0..=u16::MAX {
+            for low in [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
+                let value = f32::from_bits(u32::from(high) << 16 | low);
+                assert_eq!(bf16_bits(value), bf16::from_f32(value).to_bits(), "{value}");
+            }
+        }
+        assert_eq!(Float::BF16.round(1.0 + 1.0 / 256.0), 1.0);
+        assert_eq!(Float::BF16.narrow(&[1.0, -2.5]), [0x80, 0x3f, 0x20, 0xc0]);
     }
 }

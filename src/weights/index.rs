@@ -1,4 +1,4 @@
-//! `model.safetensors.index.json`: which shard holds which tensor.
+//! `model.safetensors.index.json` (or `pytorch_model.bin.index.json`): which shard holds which tensor.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,6 +17,8 @@ pub(super) struct Index {
 
 impl Index {
     pub const NAME: &str = "model.safetensors.index.json";
+    /// The index of shards that `torch.save` wrote.
+    pub const TORCH: &str = "pytorch_model.bin.index.json";
 
     /// Reads and checks an index: every file must be a plain name in the same folder.
     pub fn read(path: &Path) -> Result<Self> {

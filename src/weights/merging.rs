@@ -7,10 +7,9 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Storage, Tensor};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -31,6 +30,9 @@ pub enum Onto {
     /// (blocks of 64, no double quantisation) and unpacked again. Of a model that is stored packed, its own.
     Dequantised,
 }
+
+/// Values that are read, added to and rounded at a time: they stay in the processor's first cache.
+const PIECE: usize = 1024;
 
 /// An adapter matched to a model: what happens to which tensor, checked before anything is written.
 pub struct Merge<'a> {
@@ -258,23 +260,39 @@ impl<'a> Merge<'a> {
         let float = float_of(spec, target)?;
         let (rows, columns) = (spec.shape[0], spec.shape[1]);
         let weights = self.weights(target, (rows, columns), float)?;
-        for group in blocks(rows, columns).chunks(rayon::current_num_threads().max(1)) {
-            let merged: Vec<Vec<u8>> = group
-                .par_iter()
-                .map(|&(start, count)| {
-                    let mut sum = weights.read(start * columns..(start + count) * columns, float);
-                    if let Some(product) = product {
-                        product.add(start, count, &mut sum)?;
+        let make = |group: &[(usize, usize)]| -> Result<Vec<Vec<u8>>> {
+            let block = |&(start, count): &(usize, usize)| {
+                let mut bytes = vec![0; count * columns * float.bytes()];
+                let delta = product.map(|product| product.rows(start, count)).transpose()?;
+                let storage = delta.as_ref().map(|delta| delta.storage_and_layout().0);
+                let delta = storage.as_deref().map(values).transpose()?;
+                let mut sum = [0f32; PIECE];
+                for (number, bytes) in bytes.chunks_mut(PIECE * float.bytes()).enumerate() {
+                    let sum = &mut sum[..bytes.len() / float.bytes()];
+                    let within = number * PIECE..number * PIECE + sum.len();
+                    weights.read(start * columns + within.start, float, sum);
+                    if let (Some(product), Some(delta)) = (product, &delta) {
+                        product.add(&delta[within], sum);
                     }
-                    Ok(float.narrow(&sum))
-                })
-                .collect::<Result<_>>()?;
-            for bytes in merged {
-                writer.write(&bytes)?;
-                tick(bytes.len() as u64)?;
-            }
+                    float.narrow_into(sum, bytes);
+                }
+                Ok(bytes)
+            };
+            group.par_iter().map(block).collect()
+        };
+        // A group of blocks is written while the next is made.
+        let mut ready = Vec::new();
+        let blocks = blocks(rows, columns);
+        for group in blocks.chunks(rayon::current_num_threads().max(1)) {
+            let mut next = Ok(Vec::new());
+            let written = rayon::in_place_scope(|scope| {
+                scope.spawn(|_| next = make(group));
+                put_all(&ready, writer, tick)
+            });
+            written?;
+            ready = next?;
         }
-        Ok(())
+        put_all(&ready, writer, tick)
     }
 
     /// The matrix that the adapter is added to.
@@ -300,15 +318,13 @@ enum Weights<'a> {
 }
 
 impl Weights<'_> {
-    /// A range of its values, each rounded to the matrix's type, in which it would be stored.
-    fn read(&self, range: Range<usize>, float: Float) -> Vec<f32> {
+    /// Fills a slice with its values from `start` on, each rounded to the matrix's type, in which it would be stored.
+    fn read(&self, start: usize, float: Float, values: &mut [f32]) {
         match self {
-            Self::Stored(bytes) => float.widen(&bytes[range.start * float.bytes()..range.end * float.bytes()]),
+            Self::Stored(bytes) => float.widen_into(&bytes[start * float.bytes()..], values),
             Self::Packed(matrix) => {
-                let mut values = vec![0.0; range.len()];
-                matrix.unpack(range, &mut values);
+                matrix.unpack(start..start + values.len(), values);
                 values.iter_mut().for_each(|value| *value = float.round(*value));
-                values
             }
         }
     }
@@ -324,20 +340,41 @@ struct Product {
 }
 
 impl Product {
-    /// Adds the rows from `start` on to those of a matrix.
-    fn add(&self, start: usize, count: usize, sum: &mut [f32]) -> Result<()> {
-        let delta = self.b.narrow(0, start, count)?.matmul(&self.a)?.flatten_all()?.to_vec1::<f32>()?;
-        for (sum, delta) in sum.iter_mut().zip(delta) {
-            *sum += self.float.round(delta * self.scale);
+    /// The rows from `start` on of B·A.
+    fn rows(&self, start: usize, count: usize) -> Result<Tensor> {
+        Ok(self.b.narrow(0, start, count)?.matmul(&self.a)?)
+    }
+
+    /// Adds `delta`, a part of B·A, to that part of a matrix.
+    fn add(&self, delta: &[f32], sum: &mut [f32]) {
+        let scale = self.scale;
+        match self.float {
+            Float::F32 => sum.iter_mut().zip(delta).for_each(|(sum, delta)| *sum += delta * scale),
+            float => sum.iter_mut().zip(delta).for_each(|(sum, delta)| *sum += float.round(delta * scale)),
         }
-        Ok(())
     }
 }
 
-/// Cuts rows into blocks of about 4 million elements and nearly equal length: (first row, rows). They do not depend
+/// The values of a tensor that a product just made: float32, in main memory, from the first on.
+fn values(storage: &Storage) -> Result<&[f32]> {
+    match storage {
+        Storage::Cpu(storage) => Ok(storage.as_slice()?),
+        _ => Err(Error::new("a product is not in main memory")),
+    }
+}
+
+fn put_all(blocks: &[Vec<u8>], writer: &mut ShardWriter, tick: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
+    for bytes in blocks {
+        writer.write(bytes)?;
+        tick(bytes.len() as u64)?;
+    }
+    Ok(())
+}
+
+/// Cuts rows into blocks of about 2 million elements and nearly equal length: (first row, rows). They do not depend
 /// on the number of threads, so neither do the bits.
 fn blocks(rows: usize, columns: usize) -> Vec<(usize, usize)> {
-    let count = (rows * columns).div_ceil(1 << 22).clamp(1, rows.max(1));
+    let count = (rows * columns).div_ceil(1 << 21).clamp(1, rows.max(1));
     (0..count)
         .map(|i| {
             let start = rows * i / count;

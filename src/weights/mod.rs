@@ -1,4 +1,5 @@
-//! Sharded safetensors in and out, memory-mapped; LoRA adapters in PEFT's layout; expanding and merging, by streaming.
+//! Sharded safetensors in and out, memory-mapped; torch's state dicts in; LoRA adapters in PEFT's layout; 4-bit matrices in
+//! bitsandbytes'; expanding, merging and packing, by streaming.
 //!
 //! Reading never loads a file: [`Checkpoint`] maps the shards of a model folder and hands out slices of them. Writing
 //! goes through [`ShardWriter`], tensor by tensor, so that memory is bounded by what the writer is given at once.
@@ -17,6 +18,7 @@ mod normal;
 mod shard;
 #[cfg(test)]
 mod tests;
+mod torch;
 mod writer;
 
 pub use checkpoint::Checkpoint;

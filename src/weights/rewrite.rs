@@ -41,9 +41,11 @@ pub struct Rewritten {
     pub shared: Vec<String>,
 }
 
-/// Writes the weights of `source` into `output` under the same file names. The tensors in `changed` get the type and
+/// Writes the weights of `source` into `output` under the same file names, or for torch's `pytorch_model….bin` as
+/// `model….safetensors`. The tensors in `changed` get the type and
 /// shape given there and the bytes that `write` gives (the tensor is begun already); the rest is kept bit by bit. A
-/// shard without a changed tensor is shared. Files that hold v5's stacked experts are written with v4 names.
+/// shard without a changed tensor is shared, unless torch wrote it. Files that hold v5's stacked experts are written with
+/// v4 names.
 /// `tick` is told the bytes of weights dealt with, and may stop the work.
 pub fn rewrite(
     source: &Checkpoint,
@@ -57,7 +59,11 @@ pub fn rewrite(
     let mut index = Index::default();
     let (mut bytes, mut elements) = (0, 0);
     for (number, shard) in source.shards().iter().enumerate() {
-        let file = shard.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let file = shard.path().file_name().unwrap_or_default().to_string_lossy();
+        let file = match file.strip_suffix(".bin") {
+            Some(stem) => format!("{}.safetensors", stem.strip_prefix("pytorch_").unwrap_or(stem)),
+            None => file.into_owned(),
+        };
         let mut specs = BTreeMap::new();
         for name in source.names_in(number) {
             let spec = changed.get(name).unwrap_or(source.spec(name)?).clone();
@@ -67,7 +73,7 @@ pub fn rewrite(
             specs.insert(name.to_owned(), spec);
         }
         let target = output.join(&file);
-        if !source.is_renamed(number) && !specs.keys().any(|name| changed.contains_key(name)) {
+        if source.is_sharable(number) && !specs.keys().any(|name| changed.contains_key(name)) {
             sharing.place(shard.path(), &target)?;
             tick(specs.values().map(|spec| spec.bytes() as u64).sum())?;
             done.shared.push(file);

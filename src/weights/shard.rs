@@ -1,4 +1,4 @@
-//! One safetensors file, memory-mapped and checked whole before anything is read from it.
+//! One file of tensors, memory-mapped and checked whole before anything is read from it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,13 +11,16 @@ use memmap2::UncheckedAdvice;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
+use super::torch;
 use crate::error::{Context, Error, Result};
 
-/// A safetensors file: the length of its header (8 bytes, little-endian), the header (JSON), the tensors.
+/// A safetensors file (the length of its header in 8 bytes, little-endian, the header as JSON, the tensors), or a state
+/// dict that `torch.save` wrote. Which of them says the file, not its name.
 pub struct Shard {
     path: PathBuf,
     map: Mmap,
     tensors: BTreeMap<String, Stored>,
+    is_safetensors: bool,
 }
 
 /// What a tensor is, without its values.
@@ -52,7 +55,8 @@ impl Shard {
     /// The safetensors crate's own bound on a header.
     const MAX_HEADER: u64 = 100_000_000;
 
-    /// Maps `path` and checks that the header is sound and describes exactly the bytes that follow it.
+    /// Maps `path` and checks that the header is sound and describes exactly the bytes that follow it; of a state dict,
+    /// that every tensor lies within its storage and every storage within the file.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).context(|| format!("cannot open {}", path.display()))?;
         let length = file.metadata().context(|| format!("cannot read {}", path.display()))?.len();
@@ -62,6 +66,18 @@ impl Shard {
         // SAFETY: the map is only read. Files of the store are never written again, and a user who shortens a model
         // while a stage reads it gets a signal in the worker process, which the runner reports as a failed stage.
         let map = unsafe { Mmap::map(&file) }.context(|| format!("cannot map {}", path.display()))?;
+        if map.starts_with(torch::ARCHIVE) {
+            let tensors = torch::tensors(&map).map_err(|why| {
+                Error::invalid(format!("{} is no state dict of torch that can be read", path.display()))
+                    .caused_by(Error::new(why))
+            })?;
+            let tensors = tensors.into_iter().map(|(name, (spec, range))| (name, Stored { spec, range })).collect();
+            return Ok(Self { path: path.to_owned(), map, tensors, is_safetensors: false });
+        }
+        if map.starts_with(torch::BARE) {
+            return Err(Error::invalid(format!("{} is a pickle of torch before 1.6", path.display()))
+                .hint("load it with a newer torch and save it again, best as safetensors"));
+        }
         let header = u64::from_le_bytes(std::array::from_fn(|i| map[i]));
         if header > Self::MAX_HEADER || header > length - 8 {
             return Err(truncated(
@@ -88,11 +104,16 @@ impl Shard {
                 (name, Stored { spec: Spec::new(info.dtype, info.shape.clone()), range })
             })
             .collect();
-        Ok(Self { path: path.to_owned(), map, tensors })
+        Ok(Self { path: path.to_owned(), map, tensors, is_safetensors: true })
     }
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether the file can stay as it is where safetensors are wanted.
+    pub(super) fn is_safetensors(&self) -> bool {
+        self.is_safetensors
     }
 
     /// In name order.
