@@ -18,6 +18,8 @@ pub(super) struct AttentionBlock {
 /// Where a block's tokens stand, the same for every layer.
 pub(super) struct Place<'a> {
     pub shape: AttentionShape,
+    /// As [`super::Batch::documents`].
+    pub documents: Option<&'a [u32]>,
     pub rope: &'a Rope,
     pub epsilon: f32,
     /// `None` outside training: nothing is dropped.
@@ -59,7 +61,7 @@ impl AttentionBlock {
                 *held = Some(new.clone());
             }
         }
-        let attention = Attention::forward(place.shape, &q, &k, &v)?;
+        let attention = Attention::forward(place.shape, place.documents, &q, &k, &v)?;
         let (y, o_inner) = self.o.forward(&attention.output, place.pass)?;
         ops::add(&y, x)?;
         Ok((y, Trace { normed, q, k, v, attention, inner: [q_inner, k_inner, v_inner, o_inner] }))
@@ -79,7 +81,7 @@ impl AttentionBlock {
         let dattention = ops::zeros(attention.output.shape())?;
         let output = &attention.output;
         self.o.backward((output, o_inner.as_ref()), dx, place.pass, gradients, &dattention, false)?;
-        let (dq, dk, dv) = attention.backward(place.shape, &q, &k, &v, &dattention)?;
+        let (dq, dk, dv) = attention.backward(place.shape, place.documents, &q, &k, &v, &dattention)?;
         place.rope.rotate(&dq, true)?;
         place.rope.rotate(&dk, true)?;
         let dnormed = ops::zeros(normed.shape())?;

@@ -57,6 +57,11 @@ pub struct Batch {
     pub labels: Vec<i64>,
     /// Tokens per sequence.
     pub length: usize,
+    /// For every position the first position of its document, counted within its sequence: no position sees what is
+    /// before that. `None`: a sequence is one document.
+    pub documents: Option<Vec<u32>>,
+    /// Tokens of the longest text of the batch, which is what others pad the rest to: NEFTune's noise is scaled by it.
+    pub longest: usize,
 }
 
 impl Batch {
@@ -73,7 +78,7 @@ impl Batch {
                 ids[1..].iter().map(|&id| if counts(id) { i64::from(id) } else { IGNORED }).chain([IGNORED])
             })
             .collect();
-        Ok(Self { ids: sequences.concat(), labels, length })
+        Ok(Self { ids: sequences.concat(), labels, length, documents: None, longest: length })
     }
 
     fn sequences(&self) -> usize {
@@ -208,7 +213,7 @@ impl Mixtral {
             return Err(Error::invalid("there are no tokens to run the model on"));
         }
         let ids = ids.flatten_all()?.to_vec1::<u32>()?;
-        let x = self.hidden(&ids, length)?;
+        let x = self.hidden(&ids, length, None)?;
         let (logits, _) = self.head.forward(&x, None)?;
         Ok(logits.reshape((sequences, length, self.config.vocab_size))?)
     }
@@ -220,7 +225,7 @@ impl Mixtral {
         }
         cache.layers.resize_with(self.layers.len(), Cache::default);
         let rope = self.rope(cache.length, ids.len());
-        let place = self.place(1, ids.len(), cache.length + ids.len(), &rope, None);
+        let place = self.place(1, ids.len(), cache.length + ids.len(), None, &rope, None);
         let mut x = ops::gather_rows(&self.embedding.value, ids)?;
         for (layer, cache) in self.layers.iter().zip(&mut cache.layers) {
             x = layer.forward(x, &place, Some(cache))?.0;
@@ -233,7 +238,7 @@ impl Mixtral {
 
     /// The summed loss of a batch, outside training.
     pub fn loss(&self, batch: &Batch) -> Result<Loss> {
-        let x = self.hidden(&batch.ids, batch.length)?;
+        let x = self.hidden(&batch.ids, batch.length, batch.documents.as_deref())?;
         let mut loss = Loss::default();
         for run in self.runs(batch.ids.len()) {
             let x = x.narrow(0, run.start, run.len())?;
@@ -257,11 +262,12 @@ impl Mixtral {
     ) -> Result<Loss> {
         let (length, count) = (batch.length, batch.ids.len());
         let rope = self.rope(0, length);
-        let place = self.place(batch.sequences(), length, length, &rope, Some(pass));
+        let documents = batch.documents.as_deref();
+        let place = self.place(batch.sequences(), length, length, documents, &rope, Some(pass));
         let mut x = ops::gather_rows(&self.embedding.value, &batch.ids)?;
         if neftune > 0.0 {
             let width = self.config.hidden_size;
-            let bound = neftune / ((length * width) as f64).sqrt();
+            let bound = neftune / ((batch.longest * width) as f64).sqrt();
             let noise = ops::uniform(pass.stream("neftune"), count * width, bound as f32);
             ops::add(&x, &ops::tensor(noise, (count, width))?)?;
         }
@@ -303,9 +309,9 @@ impl Mixtral {
     }
 
     /// The last layer's output after the final norm, [n, width].
-    fn hidden(&self, ids: &[u32], length: usize) -> Result<Tensor> {
+    fn hidden(&self, ids: &[u32], length: usize, documents: Option<&[u32]>) -> Result<Tensor> {
         let rope = self.rope(0, length);
-        let place = self.place(ids.len() / length, length, length, &rope, None);
+        let place = self.place(ids.len() / length, length, length, documents, &rope, None);
         let mut x = ops::gather_rows(&self.embedding.value, ids)?;
         for layer in &self.layers {
             x = layer.forward(x, &place, None)?.0;
@@ -322,6 +328,7 @@ impl Mixtral {
         sequences: usize,
         queries: usize,
         keys: usize,
+        documents: Option<&'a [u32]>,
         rope: &'a Rope,
         pass: Option<Pass>,
     ) -> Place<'a> {
@@ -334,7 +341,7 @@ impl Mixtral {
             width: self.config.head_dim,
             window: self.config.sliding_window,
         };
-        Place { shape, rope, epsilon: self.config.rms_norm_eps as f32, pass }
+        Place { shape, documents, rope, epsilon: self.config.rms_norm_eps as f32, pass }
     }
 
     /// The positions in runs whose logits fit the bound.

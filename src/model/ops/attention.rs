@@ -36,15 +36,22 @@ pub struct Attention {
 }
 
 impl Shape {
-    /// The keys that query `row` (counted from the first query) sees.
-    fn visible(&self, row: usize) -> std::ops::Range<usize> {
+    /// The keys that query `row` (counted from the first query) of a sequence sees. `documents` has the first key of each
+    /// query's document.
+    fn visible(&self, documents: Option<&[u32]>, row: usize) -> std::ops::Range<usize> {
         let end = self.keys - self.queries + row + 1;
-        self.window.map_or(0, |window| end.saturating_sub(window))..end
+        let window = self.window.map_or(0, |window| end.saturating_sub(window));
+        window.max(documents.map_or(0, |documents| documents[row] as usize))..end
     }
 
-    /// The keys that any query of `rows` sees.
-    fn visible_to(&self, rows: &std::ops::Range<usize>) -> std::ops::Range<usize> {
-        self.visible(rows.start).start..self.visible(rows.end - 1).end
+    /// The keys that any query of `rows` sees. No later query sees more of the beginning.
+    fn visible_to(&self, documents: Option<&[u32]>, rows: &std::ops::Range<usize>) -> std::ops::Range<usize> {
+        self.visible(documents, rows.start).start..self.visible(documents, rows.end - 1).end
+    }
+
+    /// The part of a batch's `documents` that belongs to a sequence.
+    fn of_sequence<'a>(&self, documents: Option<&'a [u32]>, sequence: usize) -> Option<&'a [u32]> {
+        documents.map(|documents| &documents[sequence * self.queries..][..self.queries])
     }
 
     fn scale(&self) -> f32 {
@@ -62,8 +69,9 @@ impl Shape {
 
 impl Attention {
     /// softmax(q·kᵀ/√width)·v over the visible keys. q is [sequences · queries, heads · width], k and v are
-    /// [sequences · keys, kv_heads · width].
-    pub fn forward(shape: Shape, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Self> {
+    /// [sequences · keys, kv_heads · width]. `documents` [sequences · queries] has for every query the first key of its
+    /// document, before which it sees nothing, not falling within a sequence; `None`: 0.
+    pub fn forward(shape: Shape, documents: Option<&[u32]>, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Self> {
         let (q, k, v) = (View::of(q)?, View::of(k)?, View::of(v)?);
         let (wide, narrow, width) = (shape.query_width(), shape.key_width(), shape.width);
         let mut output = vec![0f32; q.len()];
@@ -79,7 +87,8 @@ impl Attention {
         let blocks: Vec<_> = one_sequence.collect();
         blocks.into_par_iter().for_each_init(Vec::new, |scores, (sequence, first, (output, sums))| {
             let rows = first..first + output.len() / wide;
-            let seen = shape.visible_to(&rows);
+            let documents = shape.of_sequence(documents, sequence);
+            let seen = shape.visible_to(documents, &rows);
             scores.clear();
             scores.resize(rows.len() * seen.len(), 0f32);
             for head in 0..shape.heads {
@@ -91,7 +100,7 @@ impl Attention {
                 let v = Matrix::rows(&v[at..], seen.len(), width, narrow);
                 q.multiply(k.transposed(), shape.scale(), scores, seen.len(), false, Parallelism::None);
                 for (row, scores) in rows.clone().zip(scores.chunks_exact_mut(seen.len())) {
-                    let visible = shape.visible(row);
+                    let visible = shape.visible(documents, row);
                     let (start, end) = (visible.start - seen.start, visible.end - seen.start);
                     scores[..start].fill(0.0);
                     scores[end..].fill(0.0);
@@ -117,6 +126,7 @@ impl Attention {
     pub fn backward(
         &self,
         shape: Shape,
+        documents: Option<&[u32]>,
         q: &Tensor,
         k: &Tensor,
         v: &Tensor,
@@ -135,9 +145,10 @@ impl Attention {
                 let mut dk = vec![0f32; shape.keys * width];
                 let mut dv = vec![0f32; shape.keys * width];
                 let (mut p, mut ds) = (Vec::new(), Vec::new());
+                let documents = shape.of_sequence(documents, sequence);
                 for first in (0..shape.queries).step_by(BLOCK) {
                     let rows = first..(first + BLOCK).min(shape.queries);
-                    let seen = shape.visible_to(&rows);
+                    let seen = shape.visible_to(documents, &rows);
                     let (height, length) = (rows.len(), seen.len());
                     p.clear();
                     p.resize(height * length, 0f32);
@@ -156,7 +167,7 @@ impl Attention {
                         dy.multiply(v.transposed(), 1.0, &mut ds, length, false, Parallelism::None);
                         let pairs = p.chunks_exact_mut(length).zip(ds.chunks_exact_mut(length));
                         for (row, (p, ds)) in rows.clone().zip(pairs) {
-                            let visible = shape.visible(row);
+                            let visible = shape.visible(documents, row);
                             let (start, end) = (visible.start - seen.start, visible.end - seen.start);
                             for values in [&mut *p, &mut *ds] {
                                 values[..start].fill(0.0);
@@ -221,12 +232,13 @@ mod tests {
     use crate::model::ops::check::{gradient, inner, numbers};
 
     /// Attention as its definition states it, one query at a time, in float64.
-    fn plain(shape: Shape, q: &Tensor, k: &Tensor, v: &Tensor) -> Vec<f64> {
+    fn plain(shape: Shape, documents: Option<&[u32]>, q: &Tensor, k: &Tensor, v: &Tensor) -> Vec<f64> {
         let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let (q, k, v) = (flat(q), flat(k), flat(v));
         let (wide, narrow, width) = (shape.query_width(), shape.key_width(), shape.width);
         let mut y = vec![0f64; q.len()];
         for sequence in 0..shape.sequences {
+            let documents = shape.of_sequence(documents, sequence);
             for row in 0..shape.queries {
                 for head in 0..shape.heads {
                     let at = (sequence * shape.queries + row) * wide + head * width;
@@ -234,7 +246,7 @@ mod tests {
                         (sequence * shape.keys + j) * narrow + head / (shape.heads / shape.kv_heads) * width
                     };
                     let weights: Vec<f64> = shape
-                        .visible(row)
+                        .visible(documents, row)
                         .map(|j| {
                             let score: f64 =
                                 (0..width).map(|i| f64::from(q[at + i]) * f64::from(k[key(j) + i])).sum();
@@ -242,7 +254,7 @@ mod tests {
                         })
                         .collect();
                     let total: f64 = weights.iter().sum();
-                    for (j, weight) in shape.visible(row).zip(weights) {
+                    for (j, weight) in shape.visible(documents, row).zip(weights) {
                         for i in 0..width {
                             y[at + i] += weight / total * f64::from(v[key(j) + i]);
                         }
@@ -270,14 +282,27 @@ mod tests {
         (q, numbers((key_rows, key_columns), 2), numbers((key_rows, key_columns), 3), numbers((rows, columns), 4))
     }
 
+    /// No documents, and documents of a few lengths, other ones in every sequence.
+    fn documents(shape: Shape) -> [Option<Vec<u32>>; 2] {
+        let start = |at: usize| {
+            let (sequence, key) = (at / shape.queries, shape.keys - shape.queries + at % shape.queries);
+            let length = if shape.keys > 100 { 40 } else { [3, 5][sequence % 2] };
+            (key / length * length) as u32
+        };
+        [None, Some((0..shape.sequences * shape.queries).map(start).collect())]
+    }
+
     #[test]
     fn equals_its_definition() {
         for shape in shapes() {
             let (q, k, v, _) = inputs(shape);
-            let y = Attention::forward(shape, &q, &k, &v).unwrap().output;
-            let exact = plain(shape, &q, &k, &v);
-            for (a, b) in y.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().zip(exact) {
-                assert!((f64::from(*a) - b).abs() < 2e-6, "{shape:?}: {a} {b}");
+            for documents in documents(shape) {
+                let documents = documents.as_deref();
+                let y = Attention::forward(shape, documents, &q, &k, &v).unwrap().output;
+                let exact = plain(shape, documents, &q, &k, &v);
+                for (a, b) in y.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().zip(exact) {
+                    assert!((f64::from(*a) - b).abs() < 2e-6, "{shape:?} {documents:?}: {a} {b}");
+                }
             }
         }
     }
@@ -286,11 +311,15 @@ mod tests {
     fn gradients() {
         for shape in shapes() {
             let (q, k, v, dy) = inputs(shape);
-            let run = |q: &Tensor, k: &Tensor, v: &Tensor| Attention::forward(shape, q, k, v).unwrap();
-            let (dq, dk, dv) = run(&q, &k, &v).backward(shape, &q, &k, &v, &dy).unwrap();
-            gradient("q", &q, &dq, |q| inner(&run(q, &k, &v).output, &dy));
-            gradient("k", &k, &dk, |k| inner(&run(&q, k, &v).output, &dy));
-            gradient("v", &v, &dv, |v| inner(&run(&q, &k, v).output, &dy));
+            for documents in documents(shape) {
+                let documents = documents.as_deref();
+                let run =
+                    |q: &Tensor, k: &Tensor, v: &Tensor| Attention::forward(shape, documents, q, k, v).unwrap();
+                let (dq, dk, dv) = run(&q, &k, &v).backward(shape, documents, &q, &k, &v, &dy).unwrap();
+                gradient("q", &q, &dq, |q| inner(&run(q, &k, &v).output, &dy));
+                gradient("k", &k, &dk, |k| inner(&run(&q, k, &v).output, &dy));
+                gradient("v", &v, &dv, |v| inner(&run(&q, &k, v).output, &dy));
+            }
         }
     }
 }
