@@ -122,6 +122,9 @@ impl Stored {
     }
 }
 
+/// How a matrix is packed, its shape, and the type of its values.
+type Packed = (State, (usize, usize), Float);
+
 impl Checkpoint {
     /// Types and shapes of all tensors by name; of those that are stored packed, as they are when unpacked.
     pub fn unpacked_specs(&self) -> Result<BTreeMap<String, Spec>> {
@@ -144,8 +147,8 @@ impl Checkpoint {
         Ok(specs)
     }
 
-    /// How the matrix of that name is packed, its shape, and the type of its values; `None` if it is stored whole.
-    fn state(&self, name: &str) -> Result<Option<(State, (usize, usize), Float)>> {
+    /// How the matrix of that name is packed; `None` if it is stored whole.
+    fn state(&self, name: &str) -> Result<Option<Packed>> {
         let part = |part: &str| format!("{name}.{part}");
         if !self.contains(&part(STATE)) {
             for other in ["quant_state.bitsandbytes__fp4", "absmax", "quant_map"] {

@@ -165,7 +165,8 @@ fn stored_parts_that_do_not_fit_are_errors_that_say_which() {
             *spec = Spec::new(Dtype::U8, [bytes.len()]);
         }
     };
-    let cases: [(&str, &dyn Fn(&mut Tensors), &str); 15] = [
+    type Spoil<'a> = &'a dyn Fn(&mut Tensors);
+    let cases: [(&str, Spoil, &str); 15] = [
         ("float32", &shorten("float32.weight"), "its codes are 189 bytes, not 193"),
         ("float32", &shorten("float32.weight.absmax"), "its `absmax` is F32 [6], not 7 times F32"),
         ("float32", &shorten("float32.weight.quant_map"), "its `quant_map` is F32 [15], not 16 times F32"),

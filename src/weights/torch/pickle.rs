@@ -96,9 +96,12 @@ pub(super) struct Machine<'a> {
     dicts: Vec<Vec<(Value<'a>, Value<'a>)>>,
 }
 
+/// Tensors by name, in the pickle's order.
+type StateDict<'a> = Vec<(&'a str, Tensor<'a>)>;
+
 impl<'a> Machine<'a> {
     /// Runs a pickle to its end; its value must be a dict whose keys are texts and whose values are tensors.
-    pub fn run(pickle: &'a [u8]) -> Result<(Self, Vec<(&'a str, Tensor<'a>)>), String> {
+    pub fn run(pickle: &'a [u8]) -> Result<(Self, StateDict<'a>), String> {
         let mut machine = Self {
             pickle,
             at: 0,
