@@ -17,7 +17,7 @@ struct Golden {
     awkward: BTreeMap<String, Vec<Encoded>>,
     real: BTreeMap<String, BTreeMap<String, Summary>>,
     first: usize,
-    alp: Vec<Scored>,
+    sizes: Vec<Size>,
 }
 
 #[derive(Deserialize)]
@@ -33,9 +33,12 @@ struct Summary {
     sha256: String,
 }
 
+/// A vocabulary that was trained for this size alone.
 #[derive(Deserialize)]
-struct Scored {
+struct Size {
     size: usize,
+    pieces: String,
+    ids: String,
     tokens: u64,
     alp: f64,
 }
@@ -69,6 +72,11 @@ fn chinese() -> Vec<String> {
     )
 }
 
+fn sha256(bytes: impl Iterator<Item = u8>) -> String {
+    let bytes: Vec<u8> = bytes.collect();
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn trained(rules: Rules, coverage: f32, size: usize, lines: &[String]) -> Trained {
     train(Words::of(rules, lines), Alphabet::Coverage(coverage), size, |_| Ok(false)).unwrap()
 }
@@ -100,16 +108,14 @@ fn published_models_encode_real_documents_the_same() {
         let tokenizer = Tokenizer::open(&path).unwrap();
         for (corpus, expected) in corpora {
             let Some(path) = workshop::shared(&format!("{corpus}.jsonl")) else { return };
-            let (mut digest, mut tokens) = (Sha256::new(), 0);
-            for document in documents(&[path]).take(golden.first) {
-                let ids = tokenizer.encode(&document.unwrap().text).unwrap();
-                tokens += ids.len();
-                for id in ids.into_iter().chain([u32::MAX]) {
-                    digest.update(id.to_le_bytes());
-                }
-            }
-            let digest: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-            assert_eq!((tokens, digest), (expected.tokens, expected.sha256), "{name} on {corpus}");
+            let files = [path];
+            let documents = documents(&files).take(golden.first);
+            let ids: Vec<_> =
+                documents.map(|document| tokenizer.encode(&document.unwrap().text).unwrap()).collect();
+            let tokens = ids.iter().map(Vec::len).sum();
+            let bytes =
+                ids.into_iter().flat_map(|ids| ids.into_iter().chain([u32::MAX]).flat_map(u32::to_le_bytes));
+            assert_eq!((tokens, sha256(bytes)), (expected.tokens, expected.sha256), "{name} on {corpus}");
         }
     }
 }
@@ -136,17 +142,33 @@ fn training_finds_the_same_pieces_in_the_same_order() {
     same_pieces(&trained(rules, 0.995, 2400, &mixed).model(usize::MAX), "llama");
 }
 
+/// Each size was trained by SentencePiece alone; here all are the beginnings of one training.
 #[test]
-fn one_training_and_one_pass_give_the_alp_of_every_size() {
+fn one_training_and_one_pass_give_the_pieces_the_ids_and_the_alp_of_every_size() {
     let trained = trained(Rules::SENTENCEPIECE, 0.998, 2600, &chinese());
-    let expected = golden().alp;
-    let merges: Vec<usize> = expected.iter().map(|scored| scored.size - trained.size_with(0)).collect();
+    let expected = golden().sizes;
+    assert!(expected.len() >= 4);
+    let merges: Vec<usize> = expected.iter().map(|expected| expected.size - trained.size_with(0)).collect();
     let lines: Vec<String> = lines(&["valley-held-out/zh.jsonl"])
         .iter()
         .map(|line| line.trim().to_owned())
         .filter(|line| !line.is_empty())
         .collect();
-    for (score, expected) in alp::scores(&trained, &merges, &lines).unwrap().iter().zip(&expected) {
+    let scores = alp::scores(&trained, &merges, &lines).unwrap();
+    for ((expected, &merges), score) in expected.iter().zip(&merges).zip(&scores) {
+        let model = trained.model(merges);
+        let pieces = model
+            .pieces
+            .iter()
+            .flat_map(|piece| [piece.text().as_bytes(), &[0], &piece.score().to_le_bytes()].concat());
+        assert_eq!(sha256(pieces), expected.pieces, "pieces of {}", expected.size);
+        let tokenizer = SentencePiece::new(model).unwrap();
+        let ids = lines.iter().flat_map(|line| {
+            let mut ids = Vec::new();
+            tokenizer.encode_into(line, &mut ids);
+            ids.into_iter().chain([u32::MAX]).flat_map(u32::to_le_bytes)
+        });
+        assert_eq!(sha256(ids), expected.ids, "ids under {} pieces", expected.size);
         assert_eq!(score.tokens, expected.tokens, "{} pieces", expected.size);
         assert!((score.alp - expected.alp).abs() < 1e-9, "{} pieces: {score:?}", expected.size);
     }

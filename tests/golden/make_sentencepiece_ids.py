@@ -10,7 +10,8 @@ Written are
 - `bytes.model`: Unigram with byte fallback, no map, spaces kept;
 - `mapped.model`: the first with the map of the Unigram model;
 - `ids.json`: ids and decoded texts of awkward strings under each of them, ids of whole documents under published
-  models (of those, which are not part of this project, only SHA-256 digests), and ALP as VoCapXLM computes it.
+  models (of those, which are not part of this project, only SHA-256 digests); and of vocabularies of several sizes, each
+  trained alone, the pieces with their scores and the ids of a text (digests again), and ALP as VoCapXLM computes it.
 """
 import hashlib
 import io
@@ -111,9 +112,22 @@ def unigram(chinese, english):
           byte_fallback=True, split_digits=True, remove_extra_whitespaces=False)
 
 
-def alp(processor, lines):
+def digest_of_pieces(processor):
+    digest = hashlib.sha256()
+    for number in range(len(processor)):
+        digest.update(processor.id_to_piece(number).encode() + b"\0" + struct.pack("<f", processor.get_score(number)))
+    return digest.hexdigest()
+
+
+def digest_of_ids(texts):
+    digest = hashlib.sha256()
+    for ids in texts:
+        digest.update(struct.pack(f"<{len(ids) + 1}I", *ids, 0xFFFFFFFF))
+    return digest.hexdigest()
+
+
+def alp(lines):
     """`compute_alp` of VoCapXLM's train_mono_spm.py, without its files and its shuffle."""
-    lines = [processor.EncodeAsIds(line.strip()) for line in lines]
     everything = sum(map(len, lines))
     counts = {}
     for piece in (piece for line in lines for piece in line):
@@ -129,31 +143,30 @@ train("llama", chinese[:1500] + english, vocab_size=2400, character_coverage=0.9
 odd()
 unigram(chinese, english)
 
-golden = {"awkward": {}, "real": {}, "alp": []}
+golden = {"awkward": {}, "real": {}, "sizes": []}
 for name in ["plain", "llama", "odd", "unigram", "bytes", "mapped"]:
     processor = sentencepiece.SentencePieceProcessor(model_file=str(HERE / f"{name}.model"))
     golden["awkward"][name] = [
         {"text": text, "ids": processor.encode(text), "decoded": processor.decode(processor.encode(text))} for text in TEXTS]
 
 score = [line for text in texts(HUB / "valley-held-out/zh.jsonl") for line in text.split("\n") if line.strip()]
-for size in [1700, 1900, 2200, 2600]:
+for size in [1700, 1800, 1900, 2200, 2600]:
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(chinese), model_writer=model, model_type="bpe", normalization_rule_name="identity",
         minloglevel=2, vocab_size=size, character_coverage=0.998)
-    tokens, value = alp(sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()), score)
-    golden["alp"].append({"size": size, "tokens": tokens, "alp": value})
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    encoded = [processor.encode(line.strip()) for line in score]
+    tokens, value = alp(encoded)
+    golden["sizes"].append({
+        "size": size, "pieces": digest_of_pieces(processor), "ids": digest_of_ids(encoded), "tokens": tokens, "alp": value})
 
 data = pathlib.Path(sys.argv[1])
 for name in REAL_MODELS:
     processor = sentencepiece.SentencePieceProcessor(model_file=str(data / f"tokenizers/{name}.model"))
     golden["real"][name] = {}
     for corpus in REAL_CORPORA:
-        digest, tokens = hashlib.sha256(), 0
-        for text in texts(data / f"{corpus}.jsonl")[:FIRST]:
-            ids = processor.encode(text)
-            tokens += len(ids)
-            digest.update(struct.pack(f"<{len(ids) + 1}I", *ids, 0xFFFFFFFF))
-        golden["real"][name][corpus] = {"tokens": tokens, "sha256": digest.hexdigest()}
+        encoded = [processor.encode(text) for text in texts(data / f"{corpus}.jsonl")[:FIRST]]
+        golden["real"][name][corpus] = {"tokens": sum(map(len, encoded)), "sha256": digest_of_ids(encoded)}
 golden["first"] = FIRST
 (HERE / "ids.json").write_text(json.dumps(golden, indent=1, ensure_ascii=True, sort_keys=True) + "\n")
