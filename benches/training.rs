@@ -1,13 +1,13 @@
 //! Training speed: tokens per second of whole steps (forward, backward, clipping, AdamW); `training.py` is the peer.
 //!
-//! `cargo bench --bench training [-- NAME]`; prints the median of five steps after two.
+//! `cargo bench --bench training [-- SHAPE [METHOD]]`; prints the median of five steps after two, and the peak memory.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use cmx::model::ops::{Stream, tensor, uniform};
-use cmx::model::{Batch, Gradients, Mixtral, Pass};
+use cmx::model::{Batch, Gradients, Mixtral, Pass, Precision, Storage};
 use cmx::training::{Adam, AdamW, clipping, global_norm};
 
 struct Shape {
@@ -66,35 +66,76 @@ const SHAPES: [Shape; 3] = [
     },
 ];
 
+/// What is measured: all parameters, or adapters beside frozen weights.
+#[derive(Clone, Copy, PartialEq)]
+enum Method {
+    Full,
+    Lora,
+    LoraBf16,
+    LoraNf4,
+}
+
+const METHODS: [(&str, Method); 4] = [
+    ("full", Method::Full),
+    ("lora", Method::Lora),
+    ("lora-bf16", Method::LoraBf16),
+    ("lora-nf4", Method::LoraNf4),
+];
+
 fn main() -> cmx::error::Result<()> {
     cmx::training::keep_freed_memory();
-    let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
-    for shape in SHAPES.iter().filter(|shape| wanted.as_ref().is_none_or(|name| name == shape.name)) {
-        for lora in [false, true] {
-            let seconds = median_step(shape, lora)?;
-            let tokens = (shape.sequences * shape.length) as f64;
-            println!(
-                "{:12} {:5} {:7.0} tokens/s",
-                shape.name,
-                if lora { "lora" } else { "full" },
-                tokens / seconds
-            );
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    if let [shape, method] = &wanted[..] {
+        let shape = SHAPES.iter().find(|known| known.name == shape).expect("no shape of that name");
+        let (_, method) = METHODS.iter().find(|(name, _)| name == method).expect("no method of that name");
+        return measure(shape, *method);
+    }
+    // A process for each, so that the peak of its memory is its own.
+    let program = std::env::current_exe().expect("this program has a path");
+    for shape in SHAPES.iter().filter(|shape| wanted.first().is_none_or(|name| name == shape.name)) {
+        for (method, _) in METHODS {
+            let run = std::process::Command::new(&program).args([shape.name, method]).status();
+            assert!(run.expect("this program can be started").success());
         }
     }
     Ok(())
 }
 
-fn median_step(shape: &Shape, lora: bool) -> cmx::error::Result<f64> {
+fn measure(shape: &Shape, method: Method) -> cmx::error::Result<()> {
+    let seconds = median_step(shape, method)?;
+    let tokens = (shape.sequences * shape.length) as f64;
+    let name = METHODS.iter().find(|(_, known)| *known == method).map_or("", |(name, _)| name);
+    println!("{:12} {name:9} {:7.0} tokens/s {:7.0} MB", shape.name, tokens / seconds, peak_megabytes());
+    Ok(())
+}
+
+/// The most memory that this process had resident, in MB; 0 where the system does not tell.
+fn peak_megabytes() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse().ok()).map_or(0.0, |kb: f64| kb * 1.024e-3)
+}
+
+fn median_step(shape: &Shape, method: Method) -> cmx::error::Result<f64> {
     let folder = std::env::temp_dir().join(format!("cmx-bench-{}-{}", shape.name, std::process::id()));
-    let model = write_model(&folder, shape).and_then(|()| Mixtral::open(&folder, &Device::Cpu));
+    let storage = |module: &str| match method {
+        _ if module == "lm_head" => Storage::Float32,
+        Method::Full | Method::Lora => Storage::Float32,
+        Method::LoraBf16 => Storage::Bfloat16,
+        Method::LoraNf4 => Storage::Nf4,
+    };
+    let model = write_model(&folder, shape).and_then(|()| Mixtral::open_as(&folder, &Device::Cpu, storage));
     let _ = std::fs::remove_dir_all(&folder);
     let mut model = model?;
-    if lora {
+    if method == Method::LoraBf16 {
+        model.set_precision(Precision::Bfloat16);
+    }
+    if method == Method::Full {
+        model.train_only(|_| true);
+    } else {
         model.add_adapters(shape.rank, 2.0 * shape.rank as f64, 0.05, 1, |module| !module.ends_with("gate"))?;
         model
             .train_only(|name| name.contains("lora_") || name.contains("embed_tokens") || name.contains("lm_head"));
-    } else {
-        model.train_only(|_| true);
     }
     let parameters = model.trained();
     let mut gradients = Gradients::of(&parameters)?;

@@ -2,8 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::nf4::Nf4;
-use super::ops::{self, Stream};
+use super::ops::{self, Panels, Stream};
 use super::parameter::{Gradients, Parameter};
 use crate::error::Result;
 
@@ -17,8 +16,19 @@ pub struct Linear {
 /// The matrix of a linear layer.
 pub enum Weight {
     Dense(Parameter),
-    /// Frozen, four bits a value; made whole again for every use.
-    Packed(String, Nf4),
+    /// Frozen, in fewer bits than float32; widened for every use, a panel at a time.
+    Frozen(String, Box<dyn Panels + Send>),
+}
+
+/// How the weight of a linear layer is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// float32, which can be trained.
+    Float32,
+    /// bfloat16: a weight that is stored so loses nothing.
+    Bfloat16,
+    /// 4-bit NormalFloat in blocks of 64.
+    Nf4,
 }
 
 impl Weight {
@@ -26,7 +36,7 @@ impl Weight {
     pub fn module(&self) -> &str {
         let name = match self {
             Self::Dense(parameter) => &parameter.name,
-            Self::Packed(name, _) => name,
+            Self::Frozen(name, _) => name,
         };
         name.strip_suffix(".weight").unwrap_or(name)
     }
@@ -35,15 +45,23 @@ impl Weight {
     pub fn shape(&self) -> Result<(usize, usize)> {
         match self {
             Self::Dense(parameter) => Ok(parameter.value.dims2()?),
-            Self::Packed(_, packed) => Ok(packed.shape()),
+            Self::Frozen(_, matrix) => Ok(matrix.shape()),
         }
     }
 
-    /// The values in float32.
-    pub(super) fn values(&self) -> Result<Tensor> {
+    /// `y` ← x·Wᵀ
+    fn multiply_into(&self, x: &Tensor, y: &Tensor) -> Result<()> {
         match self {
-            Self::Dense(parameter) => Ok(parameter.value.clone()),
-            Self::Packed(_, packed) => packed.dequantise(),
+            Self::Dense(parameter) => ops::add_product(y, 1.0, false, (x, false), (&parameter.value, true)),
+            Self::Frozen(_, matrix) => matrix.multiply_into(x, y),
+        }
+    }
+
+    /// `dx` ← dy·W (+ `dx` if `add`)
+    fn multiply_back_into(&self, dy: &Tensor, dx: &Tensor, add: bool) -> Result<()> {
+        match self {
+            Self::Dense(parameter) => ops::add_product(dx, 1.0, add, (dy, false), (&parameter.value, false)),
+            Self::Frozen(_, matrix) => matrix.multiply_back_into(dy, dx, add),
         }
     }
 }
@@ -116,7 +134,7 @@ impl Linear {
 
     /// The same, into a `y` that is there already.
     pub(super) fn forward_into(&self, x: &Tensor, pass: Option<Pass>, y: &Tensor) -> Result<Option<Tensor>> {
-        ops::add_product(y, 1.0, false, (x, false), (&self.weight.values()?, true))?;
+        self.weight.multiply_into(x, y)?;
         let Some(lora) = &self.lora else { return Ok(None) };
         let inner = ops::product((&lora.input(x, pass)?, false), (&lora.a.value, true))?;
         ops::add_product(y, lora.scale, true, (&inner, false), (&lora.b.value, true))?;
@@ -132,7 +150,7 @@ impl Linear {
         dx: &Tensor,
         add: bool,
     ) -> Result<Option<Tensor>> {
-        ops::add_product(dx, 1.0, add, (dy, false), (&self.weight.values()?, false))?;
+        self.weight.multiply_back_into(dy, dx, add)?;
         let Some(lora) = &self.lora else { return Ok(None) };
         let dinner = ops::product((dy, false), (&lora.b.value, false))?;
         match lora.dropping(pass) {
@@ -153,7 +171,7 @@ impl Linear {
         Inner { value, gradient }: Inner,
         dy: &Tensor,
         pass: Option<Pass>,
-        gradients: &mut Gradients,
+        gradients: &Gradients,
     ) -> Result<()> {
         if let Weight::Dense(weight) = &self.weight {
             gradients.add_outer(weight, 1.0, dy, x)?;
@@ -171,7 +189,7 @@ impl Linear {
         (x, inner): (&Tensor, Option<&Tensor>),
         dy: &Tensor,
         pass: Option<Pass>,
-        gradients: &mut Gradients,
+        gradients: &Gradients,
         dx: &Tensor,
         add: bool,
     ) -> Result<()> {
@@ -179,7 +197,7 @@ impl Linear {
         self.backward_weights(x, Inner { value: inner, gradient: dinner.as_ref() }, dy, pass, gradients)
     }
 
-    /// Every weight of the layer that is not packed, in a fixed order.
+    /// Every weight of the layer that is held in float32, in a fixed order.
     pub(super) fn visit<'a>(&'a self, each: &mut dyn FnMut(&'a Parameter)) {
         if let Weight::Dense(weight) = &self.weight {
             each(weight);

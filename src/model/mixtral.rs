@@ -3,14 +3,16 @@
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use safetensors::Dtype;
 
 use super::attention::{AttentionBlock, Cache, Place, Trace as AttentionTrace};
 use super::config::Config;
 use super::experts::{Expert, ExpertBlock, Trace as ExpertTrace};
-use super::linear::{Linear, Lora, Pass, Weight};
+use super::linear::{Linear, Lora, Pass, Storage, Weight};
 use super::nf4::Nf4;
-use super::ops::{self, AttentionShape, IGNORED, Loss, Rope, Stream};
+use super::ops::{self, AttentionShape, Half, IGNORED, Loss, Rope, Stream};
 use super::parameter::{Gradients, Parameter};
+use super::precision::{Kept, Precision};
 use crate::error::{Error, Result};
 use crate::weights::Checkpoint;
 
@@ -18,12 +20,10 @@ use crate::weights::Checkpoint;
 /// many values.
 const LOGITS: usize = 1 << 22;
 
-/// The name of the output matrix.
-const HEAD: &str = "lm_head.weight";
-
-/// A Mixtral in float32 on the CPU.
+/// A Mixtral on the CPU. Its arithmetic is float32's.
 pub struct Mixtral {
     config: Config,
+    precision: Precision,
     embedding: Parameter,
     layers: Vec<Layer>,
     norm: Parameter,
@@ -93,9 +93,9 @@ impl Batch {
 
 /// What a layer leaves for the backward pass.
 struct LayerTrace {
-    x: Tensor,
+    x: Kept,
     attention: AttentionTrace,
-    middle: Tensor,
+    middle: Kept,
     experts: ExpertTrace,
 }
 
@@ -104,13 +104,14 @@ impl Layer {
     fn forward(&self, x: Tensor, place: &Place, cache: Option<&mut Cache>) -> Result<(Tensor, LayerTrace)> {
         let (middle, attention) = self.attention.forward(&x, place, cache)?;
         let (y, experts) = self.experts.forward(&middle, place)?;
+        let (x, middle) = (place.precision.keep(x)?, place.precision.keep(middle)?);
         Ok((y, LayerTrace { x, attention, middle, experts }))
     }
 
     /// Turns `dx`, the gradient of the layer's output, into that of its input.
-    fn backward(&self, trace: LayerTrace, dx: &Tensor, place: &Place, gradients: &mut Gradients) -> Result<()> {
-        self.experts.backward(&trace.middle, trace.experts, place, gradients, dx)?;
-        self.attention.backward(&trace.x, trace.attention, place, gradients, dx)
+    fn backward(&self, trace: LayerTrace, dx: &Tensor, place: &Place, gradients: &Gradients) -> Result<()> {
+        self.experts.backward(&trace.middle.restore()?, trace.experts, place, gradients, dx)?;
+        self.attention.backward(&trace.x.restore()?, trace.attention, place, gradients, dx)
     }
 }
 
@@ -119,16 +120,12 @@ impl Mixtral {
     /// become float32, those that are stored packed by bitsandbytes stay so. Missing tensors and shapes that do not fit the
     /// configuration are errors.
     pub fn open(folder: &Path, device: &Device) -> Result<Self> {
-        Self::load(folder, device, false)
+        Self::open_as(folder, device, |_| Storage::Float32)
     }
 
-    /// The same, with every linear layer but the head packed to NF4 as it is read, as the published run had them. Packed
-    /// weights are frozen.
-    pub fn open_packed(folder: &Path, device: &Device) -> Result<Self> {
-        Self::load(folder, device, true)
-    }
-
-    fn load(folder: &Path, device: &Device, packed: bool) -> Result<Self> {
+    /// The same, with every linear layer held as `storage` says of its name (`model.layers.0.self_attn.q_proj`); what is
+    /// not held in float32 is frozen.
+    pub fn open_as(folder: &Path, device: &Device, storage: impl Fn(&str) -> Storage) -> Result<Self> {
         if !device.is_cpu() {
             return Err(Error::invalid("the model runs on the CPU only"));
         }
@@ -151,14 +148,20 @@ impl Mixtral {
             if let Some(matrix) = checkpoint.packed(&name)? {
                 let (rows, columns) = matrix.shape();
                 check(&name, &[rows, columns], &[out, input])?;
-                return Ok(Linear::new(Weight::Packed(name, matrix.into())));
+                return Ok(Linear::new(Weight::Frozen(name, Box::new(Nf4::from(matrix)))));
+            }
+            let module = name.strip_suffix(".weight").unwrap_or(&name);
+            let storage = storage(module);
+            if storage == Storage::Bfloat16 && checkpoint.spec(&name)?.dtype == Dtype::BF16 {
+                check(&name, &checkpoint.shape(&name)?, &[out, input])?;
+                let matrix = Half::stored(checkpoint.bytes(&name)?, (out, input));
+                return Ok(Linear::new(Weight::Frozen(name, Box::new(matrix))));
             }
             let parameter = load(name, &[out, input])?;
-            Ok(Linear::new(if packed && parameter.name != HEAD {
-                let matrix = Nf4::quantise(&parameter.value)?;
-                Weight::Packed(parameter.name, matrix)
-            } else {
-                Weight::Dense(parameter)
+            Ok(Linear::new(match storage {
+                Storage::Float32 => Weight::Dense(parameter),
+                Storage::Bfloat16 => Weight::Frozen(parameter.name, Box::new(Half::of(&parameter.value)?)),
+                Storage::Nf4 => Weight::Frozen(parameter.name, Box::new(Nf4::quantise(&parameter.value)?)),
             }))
         };
         let queries = config.num_attention_heads * config.head_dim;
@@ -196,9 +199,15 @@ impl Mixtral {
             embedding: load("model.embed_tokens.weight".into(), &[config.vocab_size, width])?,
             layers,
             norm: load("model.norm.weight".into(), &[width])?,
-            head: linear(HEAD.into(), config.vocab_size, width)?,
+            head: linear("lm_head.weight".into(), config.vocab_size, width)?,
             config,
+            precision: Precision::default(),
         })
+    }
+
+    /// Sets the type of activations, float32 when a model is opened.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
     }
 
     pub fn config(&self) -> &Config {
@@ -226,13 +235,13 @@ impl Mixtral {
         cache.layers.resize_with(self.layers.len(), Cache::default);
         let rope = self.rope(cache.length, ids.len());
         let place = self.place(1, ids.len(), cache.length + ids.len(), None, &rope, None);
-        let mut x = ops::gather_rows(&self.embedding.value, ids)?;
+        let mut x = self.embed(ids)?;
         for (layer, cache) in self.layers.iter().zip(&mut cache.layers) {
             x = layer.forward(x, &place, Some(cache))?.0;
         }
         cache.length += ids.len();
         let last = x.narrow(0, ids.len() - 1, 1)?;
-        let last = ops::rms_norm(&last, &self.norm.value, place.epsilon)?;
+        let last = self.normed(&last)?;
         Ok(self.head.forward(&last, None)?.0.squeeze(0)?)
     }
 
@@ -258,29 +267,29 @@ impl Mixtral {
         pass: Pass,
         neftune: f64,
         recompute: bool,
-        gradients: &mut Gradients,
+        gradients: &Gradients,
     ) -> Result<Loss> {
         let (length, count) = (batch.length, batch.ids.len());
         let rope = self.rope(0, length);
         let documents = batch.documents.as_deref();
         let place = self.place(batch.sequences(), length, length, documents, &rope, Some(pass));
-        let mut x = ops::gather_rows(&self.embedding.value, &batch.ids)?;
+        let x = ops::gather_rows(&self.embedding.value, &batch.ids)?;
         if neftune > 0.0 {
             let width = self.config.hidden_size;
             let bound = neftune / ((batch.longest * width) as f64).sqrt();
             let noise = ops::uniform(pass.stream("neftune"), count * width, bound as f32);
             ops::add(&x, &ops::tensor(noise, (count, width))?)?;
         }
+        let mut x = self.precision.rounded(x)?;
         let mut traces = Vec::new();
         for layer in &self.layers {
-            let input = x.clone();
             let (y, trace) = layer.forward(x, &place, None)?;
-            traces.push(if recompute { Err(input) } else { Ok(trace) });
+            traces.push(if recompute { Err(trace.x) } else { Ok(trace) });
             x = y;
         }
 
         // The head, in runs of positions: logits, loss and gradient of a run before the next one.
-        let normed = ops::rms_norm(&x, &self.norm.value, place.epsilon)?;
+        let normed = self.normed(&x)?;
         let dnormed = ops::zeros(normed.shape())?;
         let mut loss = Loss::default();
         for run in self.runs(count) {
@@ -300,7 +309,7 @@ impl Mixtral {
         for (layer, trace) in self.layers.iter().zip(traces).rev() {
             let trace = match trace {
                 Ok(trace) => trace,
-                Err(input) => layer.forward(input, &place, None)?.1,
+                Err(input) => layer.forward(input.restore()?, &place, None)?.1,
             };
             layer.backward(trace, &dx, &place, gradients)?;
         }
@@ -312,11 +321,19 @@ impl Mixtral {
     fn hidden(&self, ids: &[u32], length: usize, documents: Option<&[u32]>) -> Result<Tensor> {
         let rope = self.rope(0, length);
         let place = self.place(ids.len() / length, length, length, documents, &rope, None);
-        let mut x = ops::gather_rows(&self.embedding.value, ids)?;
+        let mut x = self.embed(ids)?;
         for layer in &self.layers {
             x = layer.forward(x, &place, None)?.0;
         }
-        ops::rms_norm(&x, &self.norm.value, place.epsilon)
+        self.normed(&x)
+    }
+
+    fn embed(&self, ids: &[u32]) -> Result<Tensor> {
+        self.precision.rounded(ops::gather_rows(&self.embedding.value, ids)?)
+    }
+
+    fn normed(&self, x: &Tensor) -> Result<Tensor> {
+        self.precision.rounded(ops::rms_norm(x, &self.norm.value, self.config.rms_norm_eps as f32)?)
     }
 
     fn rope(&self, start: usize, length: usize) -> Rope {
@@ -341,7 +358,7 @@ impl Mixtral {
             width: self.config.head_dim,
             window: self.config.sliding_window,
         };
-        Place { shape, documents, rope, epsilon: self.config.rms_norm_eps as f32, pass }
+        Place { shape, documents, rope, epsilon: self.config.rms_norm_eps as f32, pass, precision: self.precision }
     }
 
     /// The positions in runs whose logits fit the bound.
@@ -365,7 +382,7 @@ impl Mixtral {
         all
     }
 
-    /// Every weight that is not packed, in a fixed order.
+    /// Every weight that is held in float32, in a fixed order.
     pub fn parameters(&self) -> Vec<&Parameter> {
         let mut all = vec![&self.embedding];
         for layer in &self.layers {
@@ -460,9 +477,9 @@ impl Mixtral {
         Ok(count)
     }
 
-    /// Whether a linear layer is packed, and therefore frozen.
+    /// Whether a linear layer is held in fewer bits than float32, and therefore frozen.
     pub fn is_packed(&self) -> bool {
-        let packed = |linear: &Linear| matches!(linear.weight, Weight::Packed(..));
+        let packed = |linear: &Linear| matches!(linear.weight, Weight::Frozen(..));
         self.layers.iter().any(|Layer { attention, experts }| {
             let AttentionBlock { q, k, v, o, .. } = attention;
             let mut inner = experts.experts.iter().flat_map(|Expert { w1, w2, w3 }| [w1, w2, w3]);

@@ -9,14 +9,16 @@ mod mixtral;
 mod nf4;
 pub mod ops;
 mod parameter;
+mod precision;
 
 pub use config::Config;
 pub use generation::{Generator, Sampling};
-pub use linear::{Linear, Lora, Pass, Weight};
+pub use linear::{Linear, Lora, Pass, Storage, Weight};
 pub use mixtral::{Batch, KeyValueCache, Mixtral};
 pub use nf4::Nf4;
 pub use ops::{IGNORED, Loss};
 pub use parameter::{Gradients, Parameter};
+pub use precision::Precision;
 
 /// A tiny model folder, for the tests of other rooms.
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::ops::{self, View};
+use super::ops::{self, Panels, View};
 use crate::error::Result;
 use crate::weights::Float;
 use crate::weights::nf4::{Matrix, Packing};
@@ -23,13 +23,19 @@ impl Nf4 {
         Ok(Self(packed))
     }
 
-    pub fn shape(&self) -> (usize, usize) {
-        self.0.shape()
-    }
-
     /// The matrix again, in float32: codebook value times the block's scale.
     pub fn dequantise(&self) -> Result<Tensor> {
         ops::tensor(self.0.unpack_all(), self.0.shape())
+    }
+}
+
+impl Panels for Nf4 {
+    fn shape(&self) -> (usize, usize) {
+        self.0.shape()
+    }
+
+    fn widen_into(&self, start: usize, values: &mut [f32]) {
+        self.0.unpack(start..start + values.len(), values);
     }
 }
 

@@ -1,5 +1,7 @@
 //! Named weights, and the gradients of those that are trained.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use candle_core::Tensor;
 
 use super::ops::{self, View};
@@ -24,8 +26,9 @@ impl Parameter {
     }
 }
 
-/// One buffer per trained parameter, which gradients are added to.
-pub struct Gradients(Vec<Buffer>);
+/// One buffer per trained parameter, which gradients are added to. Experts add to theirs at the same time, so each has a
+/// lock; no two tasks ever add to one buffer, or the order of the sum would be left to chance.
+pub struct Gradients(Vec<Mutex<Buffer>>);
 
 struct Buffer {
     value: Tensor,
@@ -33,12 +36,23 @@ struct Buffer {
     stale: bool,
 }
 
+impl Buffer {
+    /// The content, zeros if it was old.
+    fn fresh(&mut self) -> Result<&Tensor> {
+        if self.stale {
+            ops::modify(&self.value, |values| values.fill(0.0))?;
+            self.stale = false;
+        }
+        Ok(&self.value)
+    }
+}
+
 impl Gradients {
     /// Buffers for these parameters, whose indices must be their positions.
     pub fn of(parameters: &[&Parameter]) -> Result<Self> {
         let buffers = parameters
             .iter()
-            .map(|parameter| Ok(Buffer { value: parameter.value.zeros_like()?, stale: true }))
+            .map(|parameter| Ok(Mutex::new(Buffer { value: parameter.value.zeros_like()?, stale: true })))
             .collect::<Result<_>>()?;
         Ok(Self(buffers))
     }
@@ -46,18 +60,17 @@ impl Gradients {
     /// Makes every gradient zero.
     pub fn clear(&mut self) {
         for buffer in &mut self.0 {
-            buffer.stale = true;
+            buffer.get_mut().unwrap_or_else(PoisonError::into_inner).stale = true;
         }
     }
 
     /// The gradient of the parameter of that index.
     pub fn get(&mut self, index: usize) -> Result<&Tensor> {
-        let buffer = &mut self.0[index];
-        if buffer.stale {
-            ops::modify(&buffer.value, |values| values.fill(0.0))?;
-            buffer.stale = false;
-        }
-        Ok(&buffer.value)
+        self.0[index].get_mut().unwrap_or_else(PoisonError::into_inner).fresh()
+    }
+
+    fn buffer(&self, index: usize) -> MutexGuard<'_, Buffer> {
+        self.0[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn len(&self) -> usize {
@@ -69,19 +82,19 @@ impl Gradients {
     }
 
     /// Adds `scale` · `dy`ᵀ · `x`: the gradient of a weight [out, in] that made y [n, out] of x [n, in]. Frozen: nothing.
-    pub(super) fn add_outer(&mut self, parameter: &Parameter, scale: f32, dy: &Tensor, x: &Tensor) -> Result<()> {
+    pub(super) fn add_outer(&self, parameter: &Parameter, scale: f32, dy: &Tensor, x: &Tensor) -> Result<()> {
         let Some(index) = parameter.index else { return Ok(()) };
-        let buffer = &mut self.0[index];
+        let mut buffer = self.buffer(index);
         ops::add_product(&buffer.value, scale, !buffer.stale, (dy, true), (x, false))?;
         buffer.stale = false;
         Ok(())
     }
 
     /// Adds `gradient`, of the parameter's shape. Frozen: nothing.
-    pub(super) fn add(&mut self, parameter: &Parameter, gradient: &Tensor) -> Result<()> {
+    pub(super) fn add(&self, parameter: &Parameter, gradient: &Tensor) -> Result<()> {
         let Some(index) = parameter.index else { return Ok(()) };
         let gradient = View::of(gradient)?;
-        ops::modify(self.get(index)?, |values| {
+        ops::modify(self.buffer(index).fresh()?, |values| {
             for (value, gradient) in values.iter_mut().zip(&gradient[..]) {
                 *value += gradient;
             }
@@ -89,9 +102,9 @@ impl Gradients {
     }
 
     /// Adds row i of `rows` to row `indices[i]`. Frozen: nothing.
-    pub(super) fn add_rows(&mut self, parameter: &Parameter, indices: &[u32], rows: &Tensor) -> Result<()> {
+    pub(super) fn add_rows(&self, parameter: &Parameter, indices: &[u32], rows: &Tensor) -> Result<()> {
         match parameter.index {
-            Some(index) => ops::add_rows(self.get(index)?, indices, rows),
+            Some(index) => ops::add_rows(self.buffer(index).fresh()?, indices, rows),
             None => Ok(()),
         }
     }

@@ -13,7 +13,7 @@ use super::{Dataset, Fault, Input, Progress, Share, Stage, Work};
 use crate::corpus::Blocks;
 use crate::error::{Context, Error, Result, nearest};
 use crate::events::Unit;
-use crate::model::Mixtral;
+use crate::model::{Mixtral, Precision, Storage};
 use crate::training::{self, Adam, Host, Mix, Report, ScheduleShape, Scheduler, Settings, Validation, tensorboard};
 use crate::weights::adapter::{self, AdapterConfig};
 use crate::weights::rewrite::{Companions, Sharing, share_companions};
@@ -32,6 +32,7 @@ pub struct Train {
     /// Whose loss is watched: the `dev` split of each dataset.
     valid: Vec<Dataset>,
     method: Method,
+    precision: Precision,
     quantization: Quantization,
     recipe: Recipe,
     /// The peak.
@@ -117,7 +118,7 @@ struct LoraSettings {
 
 impl Stage for Train {
     const KIND: &'static str = "train";
-    const REVISION: u32 = 4;
+    const REVISION: u32 = 5;
 
     /// Numbers that no run can have.
     fn check(&self) -> Result<(), Fault> {
@@ -173,10 +174,8 @@ impl Stage for Train {
         training::keep_freed_memory();
         let mix = self.open_mix()?;
         let validation = self.open_validation()?;
-        let mut model = match self.quantization {
-            Quantization::None => Mixtral::open(self.model.path(), &Device::Cpu)?,
-            Quantization::Nf4 => Mixtral::open_packed(self.model.path(), &Device::Cpu)?,
-        };
+        let mut model = Mixtral::open_as(self.model.path(), &Device::Cpu, |module| self.storage(module))?;
+        model.set_precision(self.precision);
         self.choose_weights(&mut model)?;
         let settings = self.settings(&model);
         let plan = training::Plan::new(mix.blend(), &settings.extent())?;
@@ -310,6 +309,17 @@ impl Train {
     }
 
     /// Adds the adapters, and says which weights are trained.
+    /// How a linear layer is held: what is trained in float32, the rest as small as asked for.
+    fn storage(&self, module: &str) -> Storage {
+        let whole = self.lora.modules_to_save.iter().any(|saved| ends_in(module, saved));
+        match (self.quantization, self.precision) {
+            _ if whole || self.method == Method::Full => Storage::Float32,
+            (Quantization::Nf4, _) if module != "lm_head" => Storage::Nf4,
+            (_, Precision::Bfloat16) => Storage::Bfloat16,
+            (_, Precision::Float32) => Storage::Float32,
+        }
+    }
+
     fn choose_weights(&self, model: &mut Mixtral) -> Result<()> {
         if self.method == Method::Full {
             if model.is_packed() {

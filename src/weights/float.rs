@@ -96,7 +96,7 @@ impl Float {
 /// The bits of the nearest bfloat16, ties to even; those of `half`, without its branches, so that loops over it become
 /// vector code.
 #[inline(always)]
-fn bf16_bits(value: f32) -> u16 {
+pub fn bf16_bits(value: f32) -> u16 {
     let bits = value.to_bits();
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
     let quiet = bits >> 16 | 0x40;

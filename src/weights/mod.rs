@@ -22,7 +22,7 @@ mod torch;
 mod writer;
 
 pub use checkpoint::Checkpoint;
-pub use float::Float;
+pub use float::{Float, bf16_bits};
 pub use normal::Normal;
 pub use shard::{Shard, Spec};
 pub use writer::{Layout, ShardWriter, bytes_of, save};

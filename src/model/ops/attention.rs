@@ -32,7 +32,7 @@ pub struct Attention {
     /// [sequences · queries, heads · width]
     pub output: Tensor,
     /// ln Σ exp(score) of each query and head, [sequences · queries, heads].
-    log_sums: Vec<f32>,
+    pub log_sums: Vec<f32>,
 }
 
 impl Shape {

@@ -6,6 +6,7 @@
 //! threads, and every sum has a fixed order: the same inputs give the same bits on any number of threads.
 
 mod attention;
+mod bf16;
 mod cross_entropy;
 mod matmul;
 mod noise;
@@ -16,8 +17,9 @@ mod rows;
 mod swiglu;
 
 pub use attention::{Attention, Shape as AttentionShape};
+pub use bf16::{Half, round_to_bf16};
 pub use cross_entropy::{IGNORED, Loss, cross_entropy};
-pub use matmul::{Matrix, add_product, product};
+pub use matmul::{Matrix, Panels, add_product, on_threads, product};
 pub use noise::{Stream, dropout, dropout_add, uniform};
 pub use norm::{rms_norm, rms_norm_backward};
 pub use rope::Rope;
@@ -110,15 +112,27 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<()> {
     })
 }
 
-/// Runs a loop in the form compiled for AVX2 where the processor has it. No reassociation, no fused multiply-add: the
-/// bits are those of the plain form.
+/// Runs a loop in the widest form that the processor has: compiled for AVX-512, for AVX2, or as it is. No reassociation,
+/// no fused multiply-add: the bits are those of the plain form.
 #[inline(always)]
 pub fn vectorised<R>(body: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        fn widest<R>(body: impl FnOnce() -> R) -> R {
+            body()
+        }
         #[target_feature(enable = "avx2")]
         fn wide<R>(body: impl FnOnce() -> R) -> R {
             body()
+        }
+        if std::arch::is_x86_feature_detected!("avx512f")
+            && std::arch::is_x86_feature_detected!("avx512bw")
+            && std::arch::is_x86_feature_detected!("avx512dq")
+            && std::arch::is_x86_feature_detected!("avx512vl")
+        {
+            // SAFETY: the lines above found the features that `widest` is compiled for.
+            return unsafe { widest(body) };
         }
         if std::arch::is_x86_feature_detected!("avx2") {
             // SAFETY: the line above found the feature that `wide` is compiled for.

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::{View, dot, exp, maximum, sum, tensor, vectorised};
+use super::{View, dot, exp, maximum, modify, sum, tensor, vectorised};
 use crate::error::{Error, Result};
 
 /// Tokens that one task takes.
@@ -19,10 +19,12 @@ pub struct Routing {
     weights: Vec<f32>,
     /// Slot → expert.
     choices: Vec<u32>,
-    /// Slot → its row among the rows sorted by expert.
+    /// Slot → its row among those of its expert.
     rows: Vec<u32>,
-    /// Row → token.
-    pub token_of_row: Vec<u32>,
+    /// Row, of all rows sorted by expert → token.
+    token_of_row: Vec<u32>,
+    /// Row → weight.
+    weight_of_row: Vec<f32>,
     /// Expert → its first row; one more entry than experts.
     starts: Vec<usize>,
 }
@@ -78,83 +80,124 @@ impl Routing {
         let mut next = starts.clone();
         let mut rows = vec![0; choices.len()];
         let mut token_of_row = vec![0; choices.len()];
+        let mut weight_of_row = vec![0.0; choices.len()];
         for (slot, &choice) in choices.iter().enumerate() {
             let row = next[choice as usize];
             next[choice as usize] += 1;
-            rows[slot] = row as u32;
+            rows[slot] = (row - starts[choice as usize]) as u32;
             token_of_row[row] = (slot / top) as u32;
+            weight_of_row[row] = weights[slot];
         }
-        Ok(Self { tokens, top, experts, weights, choices, rows, token_of_row, starts })
+        Ok(Self { tokens, top, experts, weights, choices, rows, token_of_row, weight_of_row, starts })
     }
 
-    /// The rows of an expert.
-    pub fn rows_of(&self, expert: usize) -> std::ops::Range<usize> {
-        self.starts[expert]..self.starts[expert + 1]
+    /// The tokens that an expert gets, in ascending order: its rows.
+    pub fn tokens_of(&self, expert: usize) -> &[u32] {
+        &self.token_of_row[self.starts[expert]..self.starts[expert + 1]]
     }
 
-    /// y [tokens, width] with y[token] = x[token] + Σ weight · rows[row] over the token's slots, in order of expert.
-    /// `rows` is sorted by expert.
-    pub fn combine(&self, x: &Tensor, rows: &Tensor) -> Result<Tensor> {
-        let (_, width) = rows.dims2()?;
-        let (x, rows) = (View::of(x)?, View::of(rows)?);
-        let mut y = vec![0f32; self.tokens * width];
-        y.par_chunks_mut(TOKENS * width).enumerate().for_each(|(chunk, y)| {
-            vectorised(|| {
-                for (token, y) in (chunk * TOKENS..).zip(y.chunks_exact_mut(width)) {
-                    y.copy_from_slice(&x[token * width..][..width]);
-                    for slot in token * self.top..(token + 1) * self.top {
-                        let row = &rows[self.rows[slot] as usize * width..][..width];
-                        let weight = self.weights[slot];
-                        for (y, row) in y.iter_mut().zip(row) {
-                            *y += weight * row;
+    /// y [tokens, width] with y[token] = x[token] + Σ weight · row over the token's slots, in order of expert. `outputs`
+    /// has the rows of every expert, [rows, width]; `None` where no token came.
+    pub fn combine(&self, x: &Tensor, outputs: &[Option<Tensor>]) -> Result<Tensor> {
+        let (_, width) = x.dims2()?;
+        let y = x.copy()?;
+        self.gather(outputs, width, |rows| {
+            modify(&y, |y| {
+                y.par_chunks_mut(TOKENS * width).enumerate().for_each(|(chunk, y)| {
+                    vectorised(|| {
+                        for (token, y) in (chunk * TOKENS..).zip(y.chunks_exact_mut(width)) {
+                            for slot in token * self.top..(token + 1) * self.top {
+                                let weight = self.weights[slot];
+                                for (y, row) in y.iter_mut().zip(rows(slot)) {
+                                    *y += weight * row;
+                                }
+                            }
                         }
-                    }
-                }
-            });
-        });
-        tensor(y, (self.tokens, width))
+                    });
+                });
+            })
+        })?;
+        Ok(y)
     }
 
-    /// The gradients of [`Self::combine`] for `dy` [tokens, width]: that of the rows, and that of the router's logits
-    /// [tokens, experts].
-    ///
-    /// The weights are the softmax over the chosen logits, so dlogit = w·(dw − Σ w·dw) with dw = dy·row.
-    pub fn backward(&self, rows: &Tensor, dy: &Tensor) -> Result<(Tensor, Tensor)> {
-        let (count, width) = rows.dims2()?;
-        let (rows, dy) = (View::of(rows)?, View::of(dy)?);
-        let mut weight_of_row = vec![0f32; count];
-        for (slot, &row) in self.rows.iter().enumerate() {
-            weight_of_row[row as usize] = self.weights[slot];
-        }
-        let mut drows = vec![0f32; count * width];
-        drows.par_chunks_mut(TOKENS * width).enumerate().for_each(|(chunk, drows)| {
-            vectorised(|| {
-                for (row, drow) in (chunk * TOKENS..).zip(drows.chunks_exact_mut(width)) {
-                    let dy = &dy[self.token_of_row[row] as usize * width..][..width];
-                    let weight = weight_of_row[row];
-                    for (drow, dy) in drow.iter_mut().zip(dy) {
-                        *drow = weight * dy;
-                    }
-                }
-            });
-        });
-        let mut dlogits = vec![0f32; self.tokens * self.experts];
-        dlogits.par_chunks_mut(TOKENS * self.experts).enumerate().for_each(|(chunk, dlogits)| {
-            let mut dweights = vec![0f32; self.top];
-            for (token, dlogits) in (chunk * TOKENS..).zip(dlogits.chunks_exact_mut(self.experts)) {
-                let slots = token * self.top..(token + 1) * self.top;
-                let dy = &dy[token * width..][..width];
-                for (slot, dw) in slots.clone().zip(&mut dweights) {
-                    let row = &rows[self.rows[slot] as usize * width..][..width];
-                    *dw = vectorised(|| dot(dy, row));
-                }
-                let mean: f32 = slots.clone().zip(&dweights).map(|(slot, dw)| self.weights[slot] * dw).sum();
-                for (slot, dw) in slots.zip(&dweights) {
-                    dlogits[self.choices[slot] as usize] = self.weights[slot] * (dw - mean);
+    /// Adds every row of `parts`, which has those of every expert, to its token's in `x` [tokens, width], in order of
+    /// expert.
+    pub fn scatter(&self, x: &Tensor, parts: &[Option<Tensor>]) -> Result<()> {
+        let (_, width) = x.dims2()?;
+        self.gather(parts, width, |rows| {
+            modify(x, |x| {
+                x.par_chunks_mut(TOKENS * width).enumerate().for_each(|(chunk, x)| {
+                    vectorised(|| {
+                        for (token, x) in (chunk * TOKENS..).zip(x.chunks_exact_mut(width)) {
+                            for slot in token * self.top..(token + 1) * self.top {
+                                for (x, row) in x.iter_mut().zip(rows(slot)) {
+                                    *x += row;
+                                }
+                            }
+                        }
+                    });
+                });
+            })
+        })
+    }
+
+    /// Hands out a function from a slot to its row.
+    fn gather<R>(
+        &self,
+        parts: &[Option<Tensor>],
+        width: usize,
+        then: impl for<'a> FnOnce(&(dyn Fn(usize) -> &'a [f32] + Sync)) -> Result<R>,
+    ) -> Result<R> {
+        let views = parts.iter().map(|part| part.as_ref().map(View::of).transpose()).collect::<Result<Vec<_>>>()?;
+        // The lock on a tensor's storage is not shared between threads; the slice behind it is.
+        let slices: Vec<&[f32]> = views.iter().map(|view| view.as_deref().unwrap_or_default()).collect();
+        then(&|slot| &slices[self.choices[slot] as usize][self.rows[slot] as usize * width..][..width])
+    }
+
+    /// The gradient of an expert's rows through [`Self::combine`], for `dy` [tokens, width].
+    pub fn weighted_rows(&self, expert: usize, dy: &Tensor) -> Result<Tensor> {
+        let (_, width) = dy.dims2()?;
+        let dy = View::of(dy)?;
+        let weights = &self.weight_of_row[self.starts[expert]..self.starts[expert + 1]];
+        let tokens = self.tokens_of(expert);
+        let mut rows = vec![0f32; tokens.len() * width];
+        vectorised(|| {
+            for ((row, &token), weight) in rows.chunks_exact_mut(width).zip(tokens).zip(weights) {
+                for (row, dy) in row.iter_mut().zip(&dy[token as usize * width..][..width]) {
+                    *row = weight * dy;
                 }
             }
         });
-        Ok((tensor(drows, (count, width))?, tensor(dlogits, (self.tokens, self.experts))?))
+        tensor(rows, (tokens.len(), width))
+    }
+
+    /// The gradient of the router's logits [tokens, experts] through [`Self::combine`], for `dy` [tokens, width].
+    ///
+    /// The weights are the softmax over the chosen logits, so dlogit = w·(dw − Σ w·dw) with dw = dy·row.
+    pub fn logits_backward(&self, outputs: &[Option<Tensor>], dy: &Tensor) -> Result<Tensor> {
+        let (_, width) = dy.dims2()?;
+        let dy = View::of(dy)?;
+        let dy: &[f32] = &dy;
+        let mut dlogits = vec![0f32; self.tokens * self.experts];
+        self.gather(outputs, width, |rows| {
+            dlogits.par_chunks_mut(TOKENS * self.experts).enumerate().for_each(|(chunk, dlogits)| {
+                let mut dweights = vec![0f32; self.top];
+                for (token, dlogits) in (chunk * TOKENS..).zip(dlogits.chunks_exact_mut(self.experts)) {
+                    let slots = token * self.top..(token + 1) * self.top;
+                    let dy = &dy[token * width..][..width];
+                    for (slot, dw) in slots.clone().zip(&mut dweights) {
+                        let row = rows(slot);
+                        *dw = vectorised(|| dot(dy, row));
+                    }
+                    let mean: f32 = slots.clone().zip(&dweights).map(|(slot, dw)| self.weights[slot] * dw).sum();
+                    for (slot, dw) in slots.zip(&dweights) {
+                        dlogits[self.choices[slot] as usize] = self.weights[slot] * (dw - mean);
+                    }
+                }
+            });
+            Ok(())
+        })?;
+        tensor(dlogits, (self.tokens, self.experts))
     }
 }
 
@@ -174,7 +217,7 @@ mod tests {
         let routing = Routing::new(&logits(), 2).unwrap();
         assert_eq!(routing.choices, [0, 3, 1, 3, 2, 3, 0, 3]);
         assert_eq!(routing.token_of_row, [0, 3, 1, 2, 0, 1, 2, 3]);
-        assert_eq!(routing.rows_of(3), 4..8);
+        assert_eq!(routing.tokens_of(3), [0, 1, 2, 3]);
         for pair in routing.weights.chunks(2) {
             assert!((pair[0] + pair[1] - 1.0).abs() < 1e-6);
         }
@@ -190,12 +233,30 @@ mod tests {
     #[test]
     fn gradients() {
         let (logits, dy) = (logits(), numbers((4, 5), 2));
-        let rows = numbers((8, 5), 1);
-        let combine = |logits: &Tensor, rows: &Tensor| {
+        let rows: Vec<Option<Tensor>> = (0..4).map(|expert| Some(numbers(([2, 1, 1, 4][expert], 5), 3))).collect();
+        let combine = |logits: &Tensor, rows: &[Option<Tensor>]| {
             Routing::new(logits, 2).unwrap().combine(&zeros((4, 5)), rows).unwrap()
         };
-        let (drows, dlogits) = Routing::new(&logits, 2).unwrap().backward(&rows, &dy).unwrap();
-        gradient("rows", &rows, &drows, |rows| inner(&combine(&logits, rows), &dy));
+        let routing = Routing::new(&logits, 2).unwrap();
+        let dlogits = routing.logits_backward(&rows, &dy).unwrap();
         gradient("logits", &logits, &dlogits, |logits| inner(&combine(logits, &rows), &dy));
+        for expert in 0..4 {
+            let x = rows[expert].clone().unwrap();
+            gradient("rows", &x, &routing.weighted_rows(expert, &dy).unwrap(), |x| {
+                let mut rows = rows.clone();
+                rows[expert] = Some(x.clone());
+                inner(&combine(&logits, &rows), &dy)
+            });
+        }
+        // Scattering is the transpose of taking each expert's tokens.
+        let x = zeros((4, 5));
+        routing.scatter(&x, &rows).unwrap();
+        let taken: f64 = (0..4)
+            .map(|expert| {
+                let part = crate::model::ops::gather_rows(&dy, routing.tokens_of(expert)).unwrap();
+                inner(rows[expert].as_ref().unwrap(), &part)
+            })
+            .sum();
+        assert!((inner(&x, &dy) - taken).abs() < 1e-5);
     }
 }
