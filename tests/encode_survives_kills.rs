@@ -53,6 +53,7 @@ impl Stage {
                 "tokenizer": {"from": "t", "path": root("tests/golden/sentencepiece/llama.model")},
                 "encoder": "native", "sequence_length": 256, "recipe": recipe, "storage": "compact",
                 "position_ids": false, "document_ids": true, "max_shard_bytes": max_shard_bytes, "text_field": "text",
+                "packing": "stream", "loss": "all", "bpe_dropout": 0.0, "passes": 1, "seed": 1,
             },
         });
         let stage = Self { folder };

@@ -136,7 +136,8 @@ fn size_of(
     match (metric("blocks"), metric("tokens"), metric("dropped")) {
         // All blocks have one length.
         (Some(blocks), Some(tokens), Some(dropped)) => {
-            Ok(Ok((blocks, (tokens.saturating_sub(dropped) / blocks.max(1)) as usize)))
+            let in_blocks = tokens.saturating_sub(dropped) + metric("padding").unwrap_or(0);
+            Ok(Ok((blocks, (in_blocks / blocks.max(1)) as usize)))
         }
         // A user's own kind counts nothing.
         _ => size_of_folder(&store.artifact_path(receipt.artifact).join(folder)).map(Ok),
@@ -144,8 +145,9 @@ fn size_of(
 }
 
 fn size_of_folder(folder: &Path) -> Result<Size> {
-    let blocks = Blocks::open(folder)?;
-    Ok((blocks.len() as u64, blocks.sequence_length()))
+    let passes = Blocks::open_passes(folder)?;
+    let blocks = passes.iter().map(Blocks::len).min().unwrap_or(0);
+    Ok((blocks as u64, passes.first().map_or(0, Blocks::sequence_length)))
 }
 
 impl Mix {

@@ -170,6 +170,8 @@ pub enum Fault {
     NotAnObject(&'static str),
     Missing(String),
     NotAString(String, &'static str),
+    /// What is wrong with a dialogue, in words.
+    Dialogue(String),
 }
 
 impl fmt::Display for Fault {
@@ -182,6 +184,7 @@ impl fmt::Display for Fault {
             Fault::NotAnObject(found) => write!(f, "{found} where an object was expected"),
             Fault::Missing(field) => write!(f, "the object has no field `{field}`"),
             Fault::NotAString(field, found) => write!(f, "`{field}` is {found}, not a string"),
+            Fault::Dialogue(message) => f.write_str(message),
         }
     }
 }
@@ -189,11 +192,27 @@ impl fmt::Display for Fault {
 /// The string `field` of the JSON object on `line`: where it stands there, or in `buffer` if it holds escapes. The
 /// whole line is checked: UTF-8 and JSON syntax. Of a field that comes twice the last counts, as in Python.
 pub fn text_of<'a>(line: &'a [u8], field: &str, buffer: &'a mut String) -> Result<&'a str, Fault> {
-    let Ok(line) = simdutf8::basic::from_utf8(line) else {
+    text_in(utf8(line)?, field, buffer)
+}
+
+fn utf8(line: &[u8]) -> Result<&str, Fault> {
+    simdutf8::basic::from_utf8(line).map_err(|_| {
         let valid = simdutf8::compat::from_utf8(line).map_or_else(|error| error.valid_up_to(), str::len);
-        return Err(Fault::Utf8(valid + 1));
-    };
-    text_in(line, field, buffer)
+        Fault::Utf8(valid + 1)
+    })
+}
+
+/// A line that may be JSON: it is UTF-8, and something stands on it.
+pub(super) fn beginning(line: &[u8]) -> Result<&str, Fault> {
+    let line = utf8(line)?;
+    not_empty(line).map(|()| line)
+}
+
+fn not_empty(line: &str) -> Result<(), Fault> {
+    if line.trim_ascii().is_empty() {
+        return Err(Fault::Empty);
+    }
+    if line.starts_with('\u{feff}') { Err(Fault::ByteOrderMark) } else { Ok(()) }
 }
 
 /// [`text_of`] of a line that is known to be UTF-8.
@@ -212,12 +231,7 @@ pub fn check(line: &str, field: &str) -> Result<(), Fault> {
 
 /// What serde_json finds on a line, or why it does not.
 pub(super) fn judged<'a>(line: &'a str, field: &str, buffer: &'a mut String) -> Result<&'a str, Fault> {
-    if line.trim_ascii().is_empty() {
-        return Err(Fault::Empty);
-    }
-    if line.starts_with('\u{feff}') {
-        return Err(Fault::ByteOrderMark);
-    }
+    not_empty(line)?;
     let mut json = serde_json::Deserializer::from_str(line);
     let node = Any { field: Some(field) }.deserialize(&mut json).map_err(syntax)?;
     json.end().map_err(syntax)?;
@@ -238,7 +252,7 @@ pub(super) fn judged<'a>(line: &'a str, field: &str, buffer: &'a mut String) -> 
 }
 
 /// serde_json says `at line 1 column 7`; the line is ours to name.
-fn syntax(error: serde_json::Error) -> Fault {
+pub(super) fn syntax(error: serde_json::Error) -> Fault {
     let text = error.to_string();
     match text.rsplit_once(" at line ") {
         Some((message, _)) => Fault::Json(format!("{message} at column {}", error.column())),

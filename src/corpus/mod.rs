@@ -1,7 +1,9 @@
 //! Documents and token blocks: JSONL, Parquet, HF-datasets Arrow folders, splitting, mixing.
 
 mod blocks;
+mod chat_template;
 mod columns;
+mod dialogue;
 pub(crate) mod document;
 mod escapes;
 mod in_order;
@@ -18,11 +20,13 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, Result};
 
-pub use blocks::Blocks;
+pub use blocks::{Block, Blocks, IGNORED};
+pub use chat_template::{ChatTemplate, Rendered, SpecialTokens};
+pub use dialogue::{ASSISTANT, Message, dialogue_of, told};
 pub use document::{Document, Fault, TEXT_ENDINGS, documents, each_text, text_of, texts_in};
 pub use lines::{Batch, Batches, Line, Place};
-pub use pack::{Checkpoint, Packer, Recipe};
-pub use save_to_disk::{BlockWriter, Layout, Shards, Storage, Written};
+pub use pack::{Checkpoint, Packer, Packing, Recipe, Rules};
+pub use save_to_disk::{BlockWriter, Layout, Row, Shards, Storage, Written};
 
 /// The files below `folder` whose names end in `.extension`, at any depth, in the order of their paths; folder and
 /// file names that begin with a dot are passed over, as a hub's own bookkeeping. Links to files are followed, links

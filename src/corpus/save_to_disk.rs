@@ -41,7 +41,8 @@ const BATCH_TOKENS: usize = 1 << 21;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Storage {
-    /// `input_ids` alone, 2 bytes a token (4 for vocabularies above 65,536): collators make the mask and the labels.
+    /// `input_ids`, 2 bytes a token (4 for vocabularies above 65,536), and nothing that follows from them: collators make
+    /// the mask and the labels.
     Compact,
     /// The published run's columns, 13 bytes a token: `input_ids` int32, `attention_mask` int8, `labels` int64.
     AsPublished,
@@ -55,6 +56,10 @@ pub struct Layout {
     pub vocab_size: usize,
     /// Ids of a block at most.
     pub sequence_length: usize,
+    /// Some blocks end in padding: a column `attention_mask` says where, whatever the storage.
+    pub padded: bool,
+    /// Not every token is to be predicted: a column `labels` says which, whatever the storage.
+    pub labels: bool,
     /// A column `position_ids`: a token's place in its document, or in the part of it that the block holds; from 0.
     pub position_ids: bool,
     /// A column `document_ids`: which of the block's documents a token belongs to; from 0.
@@ -62,6 +67,21 @@ pub struct Layout {
     /// Bytes of column data in a shard at most.
     pub max_shard_bytes: u64,
 }
+
+/// One block.
+#[derive(Clone, Copy, Debug)]
+pub struct Row<'a> {
+    pub ids: &'a [u32],
+    /// Those before are tokens, those from here on padding.
+    pub filled: usize,
+    /// Where documents begin, in order.
+    pub starts: &'a [usize],
+    /// Whether each token is to be predicted; `None`: all are.
+    pub counted: Option<&'a [bool]>,
+}
+
+/// The label of what is not to be predicted, -100, as ids are written.
+const IGNORED: u32 = -100_i32 as u32;
 
 /// Writes token blocks, shard by shard.
 pub struct BlockWriter {
@@ -74,6 +94,9 @@ pub struct BlockWriter {
     columns: Vec<Column>,
     /// Where they end, in tokens; a 0 before them.
     ends: Vec<i32>,
+    /// Of the rows behind the last whole shard.
+    padding: u64,
+    counted: u64,
     shards: Shards,
 }
 
@@ -87,7 +110,8 @@ struct Column {
 #[derive(Clone, Copy)]
 enum Content {
     Ids,
-    Ones,
+    Labels,
+    Mask,
     PositionIds,
     DocumentIds,
 }
@@ -133,7 +157,11 @@ struct Shard {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Written {
     pub rows: u64,
+    /// Without padding.
     pub tokens: u64,
+    pub padding: u64,
+    /// Tokens that are to be predicted.
+    pub counted: u64,
 }
 
 impl Layout {
@@ -146,6 +174,8 @@ impl Layout {
             storage: Storage::Compact,
             vocab_size,
             sequence_length,
+            padded: false,
+            labels: false,
             position_ids: false,
             document_ids: false,
             max_shard_bytes: Self::MAX_SHARD_BYTES,
@@ -156,36 +186,40 @@ impl Layout {
         let column = |name, content, numbers| Column { name, content, numbers };
         let mut columns = match self.storage {
             Storage::Compact => vec![column("input_ids", Content::Ids, Numbers::below(self.vocab_size))],
-            Storage::AsPublished => vec![
-                column("input_ids", Content::Ids, Numbers::I32(Vec::new())),
-                column("attention_mask", Content::Ones, Numbers::I8(Vec::new())),
-                column("labels", Content::Ids, Numbers::I64(Vec::new())),
-            ],
+            Storage::AsPublished => vec![column("input_ids", Content::Ids, Numbers::I32(Vec::new()))],
         };
+        let published = self.storage == Storage::AsPublished;
+        let labels = if published { Numbers::I64(Vec::new()) } else { Numbers::I32(Vec::new()) };
         let optional = [
-            ("position_ids", Content::PositionIds, self.position_ids),
-            ("document_ids", Content::DocumentIds, self.document_ids),
+            ("attention_mask", Content::Mask, published || self.padded, Numbers::I8(Vec::new())),
+            ("labels", Content::Labels, published || self.labels, labels),
+            ("position_ids", Content::PositionIds, self.position_ids, Numbers::below(self.sequence_length)),
+            ("document_ids", Content::DocumentIds, self.document_ids, Numbers::below(self.sequence_length)),
         ];
-        for (name, content, wanted) in optional {
-            if wanted {
-                columns.push(column(name, content, Numbers::below(self.sequence_length)));
-            }
-        }
+        let wanted = optional.into_iter().filter(|(_, _, wanted, _)| *wanted);
+        columns.extend(wanted.map(|(name, content, _, numbers)| column(name, content, numbers)));
         columns
     }
 }
 
 impl Column {
-    fn push(&mut self, ids: &[u32], starts: &[usize]) {
+    fn push(&mut self, row: &Row) {
         let numbers = &mut self.numbers;
+        let Row { ids, filled, counted, .. } = *row;
         match self.content {
             Content::Ids => numbers.extend(ids.iter().copied()),
-            Content::Ones => numbers.extend(std::iter::repeat_n(1, ids.len())),
+            Content::Mask => {
+                numbers.extend((0..ids.len()).map(|at| u32::from(at < filled)));
+            }
+            Content::Labels => {
+                let counts = |at: usize| at < filled && counted.is_none_or(|counted| counted[at]);
+                numbers.extend(ids.iter().enumerate().map(|(at, &id)| if counts(at) { id } else { IGNORED }));
+            }
             Content::PositionIds => {
-                parts(ids.len(), starts).for_each(|part| numbers.extend(0..part.len() as u32));
+                row.parts().for_each(|part| numbers.extend(0..part.len() as u32));
             }
             Content::DocumentIds => {
-                for (document, part) in (0..).zip(parts(ids.len(), starts)) {
+                for (document, part) in (0..).zip(row.parts()) {
                     numbers.extend(std::iter::repeat_n(document, part.len()));
                 }
             }
@@ -197,10 +231,18 @@ impl Column {
     }
 }
 
-/// A block's parts of documents, which begin at `starts` and at 0.
-fn parts(length: usize, starts: &[usize]) -> impl Iterator<Item = Range<usize>> {
-    let inner = || starts.iter().copied().filter(|&start| start > 0);
-    std::iter::once(0).chain(inner()).zip(inner().chain([length])).map(|(start, end)| start..end)
+impl<'a> Row<'a> {
+    /// Without padding, every token to be predicted.
+    pub fn full(ids: &'a [u32], starts: &'a [usize]) -> Self {
+        Self { ids, filled: ids.len(), starts, counted: None }
+    }
+
+    /// The parts of documents, and last the padding, if there is any: as if it were one more document.
+    fn parts(&self) -> impl Iterator<Item = Range<usize>> {
+        let padding = (self.filled < self.ids.len()).then_some(self.filled);
+        let inner = move || self.starts.iter().copied().filter(|&start| start > 0).chain(padding);
+        std::iter::once(0).chain(inner()).zip(inner().chain([self.ids.len()])).map(|(start, end)| start..end)
+    }
 }
 
 impl Numbers {
@@ -233,19 +275,19 @@ impl Numbers {
         match self {
             Self::U16(_) => u16::MAX.into(),
             Self::I8(_) => i8::MAX as u32,
-            Self::I32(_) => i32::MAX as u32,
-            Self::U32(_) | Self::I64(_) => u32::MAX,
+            Self::I32(_) | Self::I64(_) => i32::MAX as u32,
+            Self::U32(_) => u32::MAX,
         }
     }
 
-    /// None may be above [`Self::largest`].
+    /// None may be above [`Self::largest`], but for [`IGNORED`] in the signed ones of labels.
     fn extend(&mut self, values: impl Iterator<Item = u32>) {
         match self {
             Self::U16(numbers) => numbers.extend(values.map(|value| value as u16)),
             Self::U32(numbers) => numbers.extend(values),
             Self::I8(numbers) => numbers.extend(values.map(|value| value as i8)),
             Self::I32(numbers) => numbers.extend(values.map(|value| value as i32)),
-            Self::I64(numbers) => numbers.extend(values.map(i64::from)),
+            Self::I64(numbers) => numbers.extend(values.map(|value| i64::from(value as i32))),
         }
     }
 
@@ -318,23 +360,29 @@ impl BlockWriter {
             open: None,
             columns,
             ends: vec![0],
+            padding: 0,
+            counted: 0,
             shards,
         }
     }
 
-    /// Appends a row; `starts` are the places in it at which documents begin, in order. If the row ended a shard, the
-    /// answer is what [`Self::resume`] needs to go on from there.
-    pub fn push(&mut self, ids: &[u32], starts: &[usize]) -> Result<Option<Shards>> {
-        let largest = ids.iter().copied().max().unwrap_or(0);
+    /// Appends a row. If it ended a shard, the answer is what [`Self::resume`] needs to go on from there.
+    pub fn push(&mut self, row: &Row) -> Result<Option<Shards>> {
+        let largest = row.ids.iter().copied().max().unwrap_or(0);
+        self.padding += (row.ids.len() - row.filled) as u64;
+        self.counted += match row.counted {
+            None => row.filled,
+            Some(counted) => counted.iter().filter(|counts| **counts).count(),
+        } as u64;
         for column in &mut self.columns {
-            if matches!(column.content, Content::Ids) && largest > column.numbers.largest() {
+            if matches!(column.content, Content::Ids | Content::Labels) && largest > column.numbers.largest() {
                 let data_type = column.dtype();
                 return Err(Error::new(format!("the token id {largest} does not fit {data_type}")));
             }
-            column.push(ids, starts);
+            column.push(row);
         }
         // A batch stays far below 2^31 ids.
-        let end = self.ends.last().copied().unwrap_or(0) + ids.len() as i32;
+        let end = self.ends.last().copied().unwrap_or(0) + row.ids.len() as i32;
         self.ends.push(end);
         let rows = self.ends.len() - 1;
         let in_shard = self.open.as_ref().map_or(0, |shard| shard.rows) + rows;
@@ -423,7 +471,10 @@ impl BlockWriter {
         }
         self.shards.whole.push(Shard { bytes, digest: format!("{:032x}", hasher.finish_128()) });
         self.shards.written.rows += rows as u64;
-        self.shards.written.tokens += tokens as u64;
+        let padding = std::mem::take(&mut self.padding);
+        self.shards.written.tokens += tokens as u64 - padding;
+        self.shards.written.padding += padding;
+        self.shards.written.counted += std::mem::take(&mut self.counted);
         Ok(())
     }
 }
@@ -535,9 +586,10 @@ mod tests {
                 let layout = Layout { storage, max_shard_bytes: 100 * row_bytes, ..Layout::compact(300, 4) };
                 let mut writer = BlockWriter::create(&folder, &layout).unwrap();
                 for row in 0..rows {
-                    writer.push(&[row, 1, 2, 3], &[]).unwrap();
+                    writer.push(&Row::full(&[row, 1, 2, 3], &[])).unwrap();
                 }
-                let written = Written { rows: rows.into(), tokens: 4 * u64::from(rows) };
+                let tokens = 4 * u64::from(rows);
+                let written = Written { rows: rows.into(), tokens, padding: 0, counted: tokens };
                 assert_eq!(writer.finish(&layout).unwrap(), written);
                 let shards = rows.div_ceil(100).max(1);
                 let last = format!("data-{:05}-of-{shards:05}.arrow", shards - 1);
@@ -558,9 +610,9 @@ mod tests {
         let folder = folder.path().join("blocks");
         let layout = Layout { position_ids: true, document_ids: true, ..Layout::compact(70_000, 5) };
         let mut writer = BlockWriter::create(&folder, &layout).unwrap();
-        writer.push(&[65_536, 7, 8, 9, 7], &[0, 1, 4]).unwrap();
-        writer.push(&[8, 9, 7, 8, 9], &[2]).unwrap();
-        writer.push(&[1], &[]).unwrap();
+        writer.push(&Row::full(&[65_536, 7, 8, 9, 7], &[0, 1, 4])).unwrap();
+        writer.push(&Row::full(&[8, 9, 7, 8, 9], &[2])).unwrap();
+        writer.push(&Row::full(&[1], &[])).unwrap();
         writer.finish(&layout).unwrap();
         let file = File::open(folder.join("data-00000-of-00001.arrow")).unwrap();
         let batch = StreamReader::try_new(file, None).unwrap().next().unwrap().unwrap();
@@ -573,11 +625,50 @@ mod tests {
     }
 
     #[test]
+    fn padding_and_what_is_not_predicted_are_marked() {
+        for (storage, ids, labels) in
+            [(Storage::Compact, "uint16", "int32"), (Storage::AsPublished, "int32", "int64")]
+        {
+            let folder = tempfile::tempdir().unwrap();
+            let folder = folder.path().join("blocks");
+            let layout =
+                Layout { storage, padded: true, labels: true, document_ids: true, ..Layout::compact(300, 5) };
+            let mut writer = BlockWriter::create(&folder, &layout).unwrap();
+            let counted = Some(&[false, true, true][..]);
+            writer.push(&Row { ids: &[1, 7, 8, 2, 2], filled: 3, starts: &[0, 2], counted }).unwrap();
+            writer.push(&Row { ids: &[1, 9, 2, 2, 2], filled: 2, starts: &[0], counted: None }).unwrap();
+            let written = Written { rows: 2, tokens: 5, padding: 5, counted: 4 };
+            assert_eq!(writer.finish(&layout).unwrap(), written);
+            let file = File::open(folder.join("data-00000-of-00001.arrow")).unwrap();
+            let batch = StreamReader::try_new(file, None).unwrap().next().unwrap().unwrap();
+            let column = |name: &str| {
+                let numbers = numbers_of(batch[name].as_list::<i32>().values());
+                (batch[name].as_list::<i32>().values().data_type().to_string().to_lowercase(), numbers)
+            };
+            assert_eq!(column("input_ids"), (ids.to_owned(), vec![1, 7, 8, 2, 2, 1, 9, 2, 2, 2]));
+            assert_eq!(column("attention_mask"), ("int8".to_owned(), vec![1, 1, 1, 0, 0, 1, 1, 0, 0, 0]));
+            let expected = vec![-100, 7, 8, -100, -100, 1, 9, -100, -100, -100];
+            assert_eq!(column("labels"), (labels.to_owned(), expected));
+            assert_eq!(column("document_ids"), ("uint16".to_owned(), vec![0, 0, 1, 2, 2, 0, 0, 1, 1, 1]));
+        }
+    }
+
+    fn numbers_of(numbers: &ArrayRef) -> Vec<i64> {
+        match numbers.data_type() {
+            DataType::UInt16 => numbers.as_primitive::<UInt16Type>().values().iter().map(|&n| n.into()).collect(),
+            DataType::Int8 => numbers.as_primitive::<Int8Type>().values().iter().map(|&n| n.into()).collect(),
+            DataType::Int32 => numbers.as_primitive::<Int32Type>().values().iter().map(|&n| n.into()).collect(),
+            DataType::Int64 => numbers.as_primitive::<Int64Type>().values().to_vec(),
+            other => panic!("{other}"),
+        }
+    }
+
+    #[test]
     fn a_shard_with_a_changed_byte_is_not_there() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("blocks");
         let mut writer = BlockWriter::create(&folder, &Layout::compact(300, 4)).unwrap();
-        writer.push(&[1, 2, 3, 4], &[0]).unwrap();
+        writer.push(&Row::full(&[1, 2, 3, 4], &[0])).unwrap();
         let shards = writer.close().unwrap();
         assert!(shards.are_in(&folder));
         let path = unnamed(&folder, 0);
@@ -597,7 +688,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let layout = Layout { storage, ..Layout::compact(300, 4) };
             let mut writer = BlockWriter::create(&folder.path().join("blocks"), &layout).unwrap();
-            let error = writer.push(&[1, id], &[]).unwrap_err();
+            let error = writer.push(&Row::full(&[1, id], &[])).unwrap_err();
             assert_eq!(error.message(), format!("the token id {id} does not fit {data_type}"));
         }
     }

@@ -12,6 +12,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_128;
 
+use super::dialogue::{dialogue_of, told};
 use super::document::{check, text_in, text_of};
 use super::in_order::in_order;
 use super::{Batch, Batches, bad_line};
@@ -46,7 +47,15 @@ pub struct Options {
     pub seed: u64,
     /// Keep only the first of documents with the same text. Takes about 32 bytes of memory per document.
     pub deduplicate: bool,
-    pub text_field: String,
+    pub field: Field,
+}
+
+/// The field of a line that holds its document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Field {
+    Text(String),
+    /// A list of messages; dialogues are the same if their messages are.
+    Messages(String),
 }
 
 /// What one side got.
@@ -107,8 +116,8 @@ impl JsonSchema for Ratio {
 /// Bytes read at a time: they are looked at four times, and should stay in a core's own cache between.
 const BATCH: usize = 256 << 10;
 
-/// Splits `files` into `train` and `dev`, which are created. Every line must be a JSON object with a string
-/// `text_field` and is written as it stands, ended by `\n`. A corpus of one document is all train; one of two or more
+/// Splits `files` into `train` and `dev`, which are created. Every line must be a JSON object with a document in `field`
+/// and is written as it stands, ended by `\n`. A corpus of one document is all train; one of two or more
 /// gives at least one document to each side. `step` is called with the bytes of each batch; its error ends the work.
 pub fn split(
     files: &[PathBuf],
@@ -159,10 +168,23 @@ impl Piece {
     /// Checks the lines, and hashes their texts if that is needed.
     fn examine(&mut self, files: &[PathBuf], options: &Options) -> Result<()> {
         let Self { batch, hashes, unescaped } = self;
-        let Options { method, seed, deduplicate, text_field: field, .. } = options;
+        let Options { method, seed, deduplicate, field, .. } = options;
         let hashed = *method == Method::Hash || *deduplicate;
         hashes.clear();
         let whole = simdutf8::basic::from_utf8(batch.bytes()).ok();
+        let field = match field {
+            Field::Text(field) => field,
+            Field::Messages(field) => {
+                for line in batch.lines() {
+                    let messages = dialogue_of(batch.bytes_of(line), field)
+                        .map_err(|fault| bad_line(&files[line.file], line.number, &fault))?;
+                    if hashed {
+                        hashes.push(XxHash3_128::oneshot_with_seed(*seed, told(&messages).as_bytes()));
+                    }
+                }
+                return Ok(());
+            }
+        };
         for line in batch.lines() {
             let text = match whole {
                 Some(whole) if hashed => text_in(&whole[batch.span_of(line)], field, unescaped).map(Some),

@@ -58,7 +58,7 @@ pub struct Batch {
     /// Tokens per sequence.
     pub length: usize,
     /// For every position the first position of its document, counted within its sequence: no position sees what is
-    /// before that. `None`: a sequence is one document.
+    /// before that, and positions are counted from there. `None`: a sequence is one document.
     pub documents: Option<Vec<u32>>,
     /// Tokens of the longest text of the batch, which is what others pad the rest to: NEFTune's noise is scaled by it.
     pub longest: usize,
@@ -233,7 +233,7 @@ impl Mixtral {
             return Err(Error::invalid("there are no tokens to continue"));
         }
         cache.layers.resize_with(self.layers.len(), Cache::default);
-        let rope = self.rope(cache.length, ids.len());
+        let rope = self.rope(cache.length..cache.length + ids.len());
         let place = self.place(1, ids.len(), cache.length + ids.len(), None, &rope, None);
         let mut x = self.embed(ids)?;
         for (layer, cache) in self.layers.iter().zip(&mut cache.layers) {
@@ -270,8 +270,8 @@ impl Mixtral {
         gradients: &Gradients,
     ) -> Result<Loss> {
         let (length, count) = (batch.length, batch.ids.len());
-        let rope = self.rope(0, length);
         let documents = batch.documents.as_deref();
+        let rope = self.rope_of(length, documents);
         let place = self.place(batch.sequences(), length, length, documents, &rope, Some(pass));
         let x = ops::gather_rows(&self.embedding.value, &batch.ids)?;
         if neftune > 0.0 {
@@ -319,7 +319,7 @@ impl Mixtral {
 
     /// The last layer's output after the final norm, [n, width].
     fn hidden(&self, ids: &[u32], length: usize, documents: Option<&[u32]>) -> Result<Tensor> {
-        let rope = self.rope(0, length);
+        let rope = self.rope_of(length, documents);
         let place = self.place(ids.len() / length, length, length, documents, &rope, None);
         let mut x = self.embed(ids)?;
         for layer in &self.layers {
@@ -336,8 +336,17 @@ impl Mixtral {
         self.precision.rounded(ops::rms_norm(x, &self.norm.value, self.config.rms_norm_eps as f32)?)
     }
 
-    fn rope(&self, start: usize, length: usize) -> Rope {
-        Rope::new(self.config.rope_theta, self.config.head_dim, start, length)
+    fn rope(&self, positions: impl ExactSizeIterator<Item = usize>) -> Rope {
+        Rope::new(self.config.rope_theta, self.config.head_dim, positions)
+    }
+
+    /// Positions begin at 0 in every document, as transformers numbers them. That changes no score but for its rounding,
+    /// which so is that of the document alone, wherever in a block it stands.
+    fn rope_of(&self, length: usize, documents: Option<&[u32]>) -> Rope {
+        match documents {
+            None => self.rope(0..length),
+            Some(starts) => self.rope(starts.iter().enumerate().map(|(at, &start)| at % length - start as usize)),
+        }
     }
 
     fn place<'a>(

@@ -23,5 +23,5 @@ pub use precision::Precision;
 /// A tiny model folder, for the tests of other rooms.
 #[cfg(test)]
 pub mod fixture {
-    pub use super::mixtral::tests::{tiny_config, write_model};
+    pub use super::mixtral::tests::{formula, tiny_config, write_model};
 }

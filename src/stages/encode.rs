@@ -1,5 +1,7 @@
 //! `encode`: documents → blocks of token ids, as the original's training script and `datasets` read them.
 
+mod line;
+
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
 
@@ -8,14 +10,19 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Dataset, Fault, Input, Stage, Work};
+use line::{Dropout, Encoded, Form, LineEncoder};
+
 use crate::corpus::{
-    Batch, Batches, BlockWriter, Checkpoint, Layout, Line, Packer, Place, Recipe, Shards, Storage, bad_line,
-    text_of,
+    Batch, Batches, BlockWriter, Blocks, Checkpoint, Layout, Line, Packer, Packing, Place, Recipe, Rules, Shards,
+    Storage,
 };
 use crate::error::{Context, Error, Result};
 use crate::events::Unit;
 use crate::files;
-use crate::tokenizer::{Encoder, Tokenizer};
+use crate::tokenizer::{Encoder, Tokenizer, chat_template};
+
+/// The split that is trained on: that which dropout is for.
+const TRAIN: &str = "train";
 
 /// Writes one `save_to_disk` folder per split.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -29,8 +36,10 @@ pub struct Encode {
     pub encoder: Encoder,
     /// Ids in a block.
     pub sequence_length: usize,
-    /// How documents are laid out in blocks.
+    /// What stands between documents, and where a stream of them is cut anew.
     pub recipe: Recipe,
+    /// How documents share blocks.
+    pub packing: Packing,
     /// Which columns the blocks are stored in.
     pub storage: Storage,
     /// Adds a column with each token's place in its document.
@@ -41,6 +50,28 @@ pub struct Encode {
     pub max_shard_bytes: u64,
     /// The field of a line that holds the document.
     pub text_field: String,
+    /// The field that holds a list of messages, where documents are dialogues.
+    pub messages_field: Option<String>,
+    /// A Jinja template by which messages become a text; the tokenizer's own when left out.
+    pub chat_template: Option<Input>,
+    /// Which tokens are to be predicted.
+    pub loss: Loss,
+    /// The probability that a merge is left out, in the split `train`.
+    pub bpe_dropout: f64,
+    /// How often the split `train` is encoded, each time with other merges left out.
+    pub passes: u64,
+    /// Of the merges that are left out.
+    pub seed: u64,
+}
+
+/// Which tokens are to be predicted.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loss {
+    /// Every one, as the published run did.
+    All,
+    /// What the assistant says, the end of its turns included.
+    Answers,
 }
 
 /// What a split came to.
@@ -54,6 +85,10 @@ struct Counted {
     tokens: u64,
     /// Those of them that went into no block.
     dropped: u64,
+    /// Ids that fill blocks up, not counted above.
+    padding: u64,
+    /// Tokens in blocks that are to be predicted.
+    counted: u64,
 }
 
 /// How much of a split is in the scratch folder, written there beside its blocks whenever a shard is whole: what a
@@ -72,18 +107,13 @@ struct Part {
     checkpoint: Checkpoint,
 }
 
-/// Some documents' ids, one behind the other.
-struct Encoded {
-    ids: Vec<u32>,
-    documents: Vec<Measures>,
-}
-
-/// Of one document.
-struct Measures {
-    ids: usize,
-    line: usize,
-    bytes: usize,
-    characters: usize,
+/// A file to encode, and how.
+struct Task<'a> {
+    layout: &'a Layout,
+    rules: Rules,
+    /// What its blocks are called between attempts.
+    name: String,
+    lines: LineEncoder<'a>,
 }
 
 /// In bytes.
@@ -108,6 +138,34 @@ impl Stage for Encode {
         if self.max_shard_bytes == 0 {
             return Err(Fault::new("max_shard_bytes", "`max_shard_bytes` is 0: a shard must hold a block"));
         }
+        if self.messages_field.is_none() {
+            if self.loss == Loss::Answers {
+                return Err(Fault::new("loss", "`loss` is \"answers\", and texts have none")
+                    .hint("name the field of the messages, `messages_field`"));
+            }
+            if self.chat_template.is_some() {
+                return Err(Fault::new(
+                    "chat_template",
+                    "`chat_template` is for messages, and documents are texts",
+                )
+                .hint("name the field of the messages, `messages_field`"));
+            }
+        }
+        if !(0.0..1.0).contains(&self.bpe_dropout) {
+            let message = format!("`bpe_dropout` is {}; it must be at least 0 and below 1", self.bpe_dropout);
+            return Err(Fault::new("bpe_dropout", message));
+        }
+        if self.bpe_dropout > 0.0 && self.encoder != Encoder::Native {
+            return Err(Fault::new("bpe_dropout", "`bpe_dropout` needs `encoder = \"native\"`")
+                .hint("the `tokenizers` library, which the other encoders run on, drops merges in another way"));
+        }
+        if self.passes == 0 {
+            return Err(Fault::new("passes", "`passes` is 0: the documents must be encoded once"));
+        }
+        if self.passes > 1 && self.bpe_dropout == 0.0 {
+            return Err(Fault::new("passes", "`passes` without `bpe_dropout` would write the same blocks again")
+                .hint("leave `passes` out, and train several `epochs`"));
+        }
         Ok(())
     }
 
@@ -125,14 +183,29 @@ impl Encode {
     fn run_with(&self, sizes: Sizes, work: &Work) -> Result<()> {
         let Dataset { name, path, doc, encoded, .. } = &self.dataset;
         let tokenizer = Tokenizer::open_as(self.tokenizer.path(), self.encoder)?;
-        self.check_specials(&tokenizer)?;
+        let form = self.form(&tokenizer)?;
+        if self.bpe_dropout > 0.0 && tokenizer.sentencepiece().is_none() {
+            return Err(tokenizer.no_dropout());
+        }
         let layout = Layout {
             storage: self.storage,
             vocab_size: tokenizer.vocab_size(),
             sequence_length: self.sequence_length,
+            padded: self.packing != Packing::Stream,
+            labels: self.loss == Loss::Answers,
             position_ids: self.position_ids,
             document_ids: self.document_ids,
             max_shard_bytes: self.max_shard_bytes,
+        };
+        // What goes around a dialogue is the template's business.
+        let around = |id: Option<u32>| id.filter(|_| matches!(form, Form::Text(_)));
+        let rules = Rules {
+            recipe: self.recipe,
+            packing: self.packing,
+            length: self.sequence_length,
+            bos: around(tokenizer.bos()),
+            eos: around(tokenizer.eos()),
+            pad: tokenizer.pad().or(tokenizer.eos()).or(tokenizer.unk()).unwrap_or(0),
         };
         let root = path.as_deref().ok_or_else(|| not_split(name))?;
         let mut done = Vec::new();
@@ -144,29 +217,80 @@ impl Encode {
             let folder = encoded.get(split).ok_or_else(|| {
                 Error::invalid(format!("the dataset `{name}` names no `encoded` folder for its split `{split}`"))
             })?;
-            let (counted, shards) = self.encode(sizes, &layout, work, split, &tokenizer, &file)?;
-            for (figure, value) in [
-                ("tokens", counted.tokens),
-                ("documents", counted.documents),
-                ("blocks", counted.blocks),
-                ("bytes", counted.bytes),
-                ("characters", counted.characters),
-                ("dropped", counted.dropped),
-            ] {
-                work.metric(format!("{figure}.{split}"), value);
+            let folder = work.output().join(folder);
+            let is_sampled = split == TRAIN && self.bpe_dropout > 0.0;
+            let mut all_counted = Vec::new();
+            for pass in 0..if is_sampled { self.passes } else { 1 } {
+                let dropout = is_sampled.then(|| Dropout::new(self.bpe_dropout, self.seed, pass));
+                let lines = LineEncoder {
+                    tokenizer: &tokenizer,
+                    file: &file,
+                    form: &form,
+                    answers: self.loss == Loss::Answers,
+                    dropout,
+                };
+                let folder = Blocks::pass_folder(&folder, pass);
+                let name = if pass == 0 { split.clone() } else { format!("{split}.pass-{}", pass + 1) };
+                let task = Task { layout: &layout, rules, name: name.clone(), lines };
+                let (counted, shards) = task.run(sizes, work)?;
+                all_counted.push(counted);
+                done.push((name, folder, shards));
             }
-            if counted.blocks == 0 {
-                work.warn(format!("the split `{split}` of `{name}` has no documents, and so no blocks"));
-            }
-            done.push((split, work.output().join(folder), shards));
+            let Some(counted) = all_counted.into_iter().min_by_key(|counted| counted.blocks) else { continue };
+            self.report(work, split, &counted);
         }
         // Not before all are done: what lies in the output folder does not outlive a kill. What lies in the scratch
         // folder does, until the runner has published the output.
-        for (split, folder, shards) in done {
+        for (name, folder, shards) in done {
             std::fs::create_dir(&folder).context(|| format!("cannot create {}", folder.display()))?;
-            shards.publish(&layout, &kept_in(work, split).0, &folder)?;
+            shards.publish(&layout, &kept_in(work, &name).0, &folder)?;
         }
         Ok(())
+    }
+
+    /// What a split came to; of several passes, that with the fewest blocks, which is how many of each are read.
+    fn report(&self, work: &Work, split: &str, counted: &Counted) {
+        let figures = [
+            ("tokens", counted.tokens, true),
+            ("documents", counted.documents, true),
+            ("blocks", counted.blocks, true),
+            ("bytes", counted.bytes, true),
+            ("characters", counted.characters, true),
+            ("dropped", counted.dropped, true),
+            ("padding", counted.padding, self.packing != Packing::Stream),
+            ("answers", counted.counted, self.loss == Loss::Answers),
+        ];
+        for (figure, value, _) in figures.into_iter().filter(|(.., wanted)| *wanted) {
+            work.metric(format!("{figure}.{split}"), value);
+        }
+        let name = &self.dataset.name;
+        if counted.blocks == 0 {
+            work.warn(format!("the split `{split}` of `{name}` has no documents, and so no blocks"));
+        } else if counted.counted == 0 {
+            work.warn(format!("the split `{split}` of `{name}` has no answers: nothing in it is to be predicted"));
+        }
+    }
+
+    /// How the documents are to be read.
+    fn form(&self, tokenizer: &Tokenizer) -> Result<Form> {
+        let Some(field) = &self.messages_field else {
+            self.check_specials(tokenizer)?;
+            return Ok(Form::Text(self.text_field.clone()));
+        };
+        let template = match &self.chat_template {
+            Some(file) => {
+                let path = file.path();
+                Some(std::fs::read_to_string(path).context(|| format!("cannot read {}", path.display()))?)
+            }
+            None => chat_template(self.tokenizer.path())?,
+        };
+        let from = &self.tokenizer.from;
+        let template = template.ok_or_else(|| {
+            Error::invalid(format!("the tokenizer {from} has no chat template, and messages need one")).hint(
+                "give a Jinja file, `chat_template`, or put one beside the tokenizer with an add-tokens stage",
+            )
+        })?;
+        Form::dialogue(field, &template, tokenizer)
     }
 
     fn check_specials(&self, tokenizer: &Tokenizer) -> Result<()> {
@@ -180,27 +304,22 @@ impl Encode {
         let from = &self.tokenizer.from;
         Err(Error::invalid(format!("the tokenizer {from} has no {needed} token to tell documents apart")))
     }
+}
 
+impl Task<'_> {
     /// Encodes a file's documents in parallel, batch by batch, while another thread packs them in order into shards
     /// in the scratch folder. Goes on where an earlier attempt finished its last shard.
-    fn encode(
-        &self,
-        sizes: Sizes,
-        layout: &Layout,
-        work: &Work,
-        split: &str,
-        tokenizer: &Tokenizer,
-        file: &Path,
-    ) -> Result<(Counted, Shards)> {
-        let (blocks, state) = kept_in(work, split);
+    fn run(&self, sizes: Sizes, work: &Work) -> Result<(Counted, Shards)> {
+        let Self { layout, rules, name, lines } = self;
+        let (blocks, state) = kept_in(work, name);
         let kept = Kept::read(&state, &blocks);
         if kept.is_none() && state.exists() {
-            work.warn(format!("what an earlier attempt left of `{split}` is damaged; it is encoded anew"));
+            work.warn(format!("what an earlier attempt left of `{name}` is damaged; it is encoded anew"));
         }
         let mut part = match kept {
             Some(Kept::Whole { counted, shards }) => return Ok((counted, shards)),
             Some(Kept::Part(part)) => {
-                work.info(format!("going on with `{split}` after {} documents", part.counted.documents));
+                work.info(format!("going on with `{name}` after {} documents", part.counted.documents));
                 part
             }
             None => {
@@ -211,34 +330,21 @@ impl Encode {
                 Part::default()
             }
         };
-        let size = std::fs::metadata(file).map_or(0, |metadata| metadata.len());
-        let progress = work.progress(format!("encoded {split}"), Some(size), Unit::Bytes);
+        let size = std::fs::metadata(lines.file).map_or(0, |metadata| metadata.len());
+        let progress = work.progress(format!("encoded {name}"), Some(size), Unit::Bytes);
         progress.set(part.place.offset);
 
         let checkpoint = std::mem::take(&mut part.checkpoint);
         let writer = BlockWriter::resume(&blocks, layout, checkpoint.shards.clone());
-        let mut packer = Packer::new(writer, self.recipe, self.sequence_length, tokenizer.bos(), tokenizer.eos())
-            .resume(checkpoint)?;
-        let files = [file.to_path_buf()];
+        let mut packer = Packer::new(writer, *rules).resume(checkpoint)?;
+        let files = [lines.file.to_path_buf()];
         let batches = Batches::from(&files, sizes.batch, part.place)?;
-        let encode = |batch: &Batch, lines: &[Line]| {
-            let mut encoded = Encoded { ids: Vec::new(), documents: Vec::with_capacity(lines.len()) };
-            let mut unescaped = String::new();
-            for line in lines {
+        let encode = |batch: &Batch, portion: &[Line]| {
+            let mut encoded = Encoded::default();
+            let mut buffer = String::new();
+            for line in portion {
                 let bytes = batch.bytes_of(line);
-                let text = text_of(bytes, &self.text_field, &mut unescaped)
-                    .map_err(|fault| bad_line(file, line.number, &fault))?;
-                let before = encoded.ids.len();
-                encoded.ids.reserve(text.len() / 3);
-                tokenizer
-                    .encode_into(text, &mut encoded.ids)
-                    .context(|| format!("{}, line {}", file.display(), line.number))?;
-                encoded.documents.push(Measures {
-                    ids: encoded.ids.len() - before,
-                    line: bytes.len(),
-                    bytes: text.len(),
-                    characters: text.chars().count(),
-                });
+                lines.encode(line, bytes, &mut buffer, &mut encoded)?;
                 progress.add(bytes.len() as u64 + 1);
             }
             Ok(encoded)
@@ -248,16 +354,17 @@ impl Encode {
         let (mut counted, mut place) = (part.counted, part.place);
         let packed: Result<Packer> = std::thread::scope(|scope| {
             let packing = scope.spawn(|| {
-                for encoded in receiver.into_iter().flatten() {
-                    let mut ids = encoded.ids.as_slice();
-                    for document in &encoded.documents {
-                        let (own, rest) = ids.split_at(document.ids);
-                        ids = rest;
+                for Encoded { ids, counted: is_counted, documents } in receiver.into_iter().flatten() {
+                    let mut start = 0;
+                    for document in &documents {
+                        let own = start..start + document.ids;
+                        start = own.end;
                         counted.documents += 1;
                         counted.bytes += document.bytes as u64;
                         counted.characters += document.characters as u64;
                         place = place.after(document.line);
-                        if let Some(checkpoint) = packer.push(own)? {
+                        let is_counted = lines.answers.then(|| &is_counted[own.clone()]);
+                        if let Some(checkpoint) = packer.push(&ids[own], is_counted)? {
                             Kept::Part(Part { place, counted, checkpoint }).write(&state)?;
                         }
                     }
@@ -289,7 +396,14 @@ impl Encode {
         let (shards, dropped) = packed?.finish()?;
         progress.finish();
         let written = shards.written();
-        let counted = Counted { blocks: written.rows, tokens: written.tokens + dropped, dropped, ..counted };
+        let counted = Counted {
+            blocks: written.rows,
+            tokens: written.tokens + dropped,
+            dropped,
+            padding: written.padding,
+            counted: written.counted,
+            ..counted
+        };
         Kept::Whole { counted, shards: shards.clone() }.write(&state)?;
         Ok((counted, shards))
     }
@@ -311,9 +425,9 @@ fn portions(batch: &Batch, size: usize) -> Vec<&[Line]> {
         .collect()
 }
 
-/// Where a split's blocks and its [`Kept`] lie between attempts.
-fn kept_in(work: &Work, split: &str) -> (PathBuf, PathBuf) {
-    (work.scratch().join(split), work.scratch().join(format!("{split}.json")))
+/// Where a pass's blocks and its [`Kept`] lie between attempts.
+fn kept_in(work: &Work, name: &str) -> (PathBuf, PathBuf) {
+    (work.scratch().join(name), work.scratch().join(format!("{name}.json")))
 }
 
 fn empty_folder(folder: &Path) -> Result<()> {
@@ -343,104 +457,4 @@ impl Kept {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::sync::Arc;
-    use std::sync::atomic::AtomicBool;
-
-    use serde_json::json;
-
-    use super::*;
-
-    fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-        let mut found = BTreeMap::new();
-        for split in ["train", "dev"] {
-            for entry in std::fs::read_dir(folder.join(split)).unwrap() {
-                let path = entry.unwrap().path();
-                found.insert(path.strip_prefix(folder).unwrap().to_path_buf(), std::fs::read(&path).unwrap());
-            }
-        }
-        found
-    }
-
-    /// A tokenizer of single characters and a few words.
-    fn tokenizer(folder: &Path) -> PathBuf {
-        let pieces: Vec<String> = ('a'..='z').map(String::from).chain(["▁".to_owned()]).collect();
-        let mut vocabulary = serde_json::Map::new();
-        for piece in ["<unk>", "<s>", "</s>"].into_iter().chain(pieces.iter().map(String::as_str)) {
-            vocabulary.insert(piece.to_owned(), json!(vocabulary.len()));
-        }
-        let special = |id: u32, content: &str| {
-            json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-                   "normalized": false, "special": true})
-        };
-        let file = folder.join("tokenizer.json");
-        let tokenizer = json!({
-            "version": "1.0", "truncation": null, "padding": null,
-            "added_tokens": [special(0, "<unk>"), special(1, "<s>"), special(2, "</s>")],
-            "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
-            "pre_tokenizer": null, "post_processor": null, "decoder": null,
-            "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
-                      "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-                      "vocab": vocabulary, "merges": []},
-        });
-        std::fs::write(&file, tokenizer.to_string()).unwrap();
-        file
-    }
-
-    /// Stopped after every batch, and begun again until it is done: the bytes of a run that nobody disturbed, and
-    /// no document encoded twice but those of the shard that was not whole.
-    #[test]
-    fn what_is_stopped_goes_on_at_its_last_shard() {
-        let folder = tempfile::tempdir().unwrap();
-        let folder = folder.path();
-        let model = tokenizer(folder);
-        let line = |n: u32| {
-            let words = "some words of a document ".repeat((n * 7 % 23) as usize);
-            format!("{{\"text\": \"{words}{}\"}}\n", char::from(b'a' + (n % 26) as u8))
-        };
-        std::fs::write(folder.join("d-train.jsonl"), (0..2500).map(line).collect::<String>()).unwrap();
-        std::fs::write(folder.join("d-dev.jsonl"), (0..40).map(line).collect::<String>().trim_end()).unwrap();
-        let sizes = Sizes { batch: 64 << 10, portion: 4 << 10 };
-        for (recipe, storage, bytes) in [("clean", "compact", 3), ("as-published", "as-published", 7)] {
-            let stage: Encode = serde_json::from_value(json!({
-                "dataset": {
-                    "name": "d", "form": "split", "path": folder,
-                    "doc": {"train": "d-train", "dev": "d-dev"}, "encoded": {"train": "train", "dev": "dev"},
-                    "source": {"repo": null, "revision": null, "include": [], "exclude": [], "urls": [], "task": null},
-                },
-                "tokenizer": {"from": "t", "path": model},
-                "encoder": "native", "sequence_length": 16, "recipe": recipe, "text_field": "text",
-                "storage": storage, "position_ids": true, "document_ids": true, "max_shard_bytes": (100 << 10) / 13 * bytes,
-            }))
-            .unwrap();
-            let attempt = |name: &str, sizes: Sizes, stopped: bool| {
-                let (output, scratch) =
-                    (folder.join(format!("{recipe}-{name}")), folder.join(format!("{recipe}-{name}-kept")));
-                for fresh in [&output, &scratch] {
-                    std::fs::create_dir_all(fresh).unwrap();
-                }
-                let cancelled = Arc::new(AtomicBool::new(stopped));
-                let work = Work::new(output.clone(), scratch, 2, Box::new(std::io::sink()), cancelled);
-                stage.run_with(sizes, &work).map(|()| files(&output))
-            };
-            let undisturbed = attempt("whole", Sizes { batch: 1 << 20, ..sizes }, false).unwrap();
-            let shards = undisturbed
-                .keys()
-                .filter(|path| path.starts_with("train") && path.extension() == Some("arrow".as_ref()))
-                .count();
-            assert!(shards > 20, "{shards}");
-            let mut attempts = 1;
-            let stopped = loop {
-                match attempt("stopped", sizes, true) {
-                    Ok(files) => break files,
-                    Err(error) => assert!(error.is_interruption(), "{error}"),
-                }
-                attempts += 1;
-                assert!(attempts < 60, "no progress");
-            };
-            assert!(attempts > 10, "{attempts}");
-            assert!(undisturbed == stopped, "{recipe}");
-        }
-    }
-}
+mod tests;

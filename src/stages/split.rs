@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Dataset, Fault, Form, Stage, Work};
 use crate::corpus::files_below;
-use crate::corpus::split::{Method, Options, Ratio, split};
+use crate::corpus::split::{Field, Method, Options, Ratio, split};
 use crate::error::{Context, Error, Result};
 use crate::events::Unit;
 
@@ -27,6 +27,8 @@ pub struct Split {
     pub deduplicate: bool,
     /// The field of a line that holds the document.
     pub text_field: String,
+    /// The field that holds a list of messages, where documents are dialogues.
+    pub messages_field: Option<String>,
 }
 
 impl Stage for Split {
@@ -50,7 +52,10 @@ impl Stage for Split {
             method: self.method,
             seed: self.seed,
             deduplicate: self.deduplicate,
-            text_field: self.text_field.clone(),
+            field: match &self.messages_field {
+                Some(field) => Field::Messages(field.clone()),
+                None => Field::Text(self.text_field.clone()),
+            },
         };
         let summary = split(&files, &file_of(train), &file_of(dev), &options, |bytes| {
             progress.add(bytes);

@@ -196,6 +196,9 @@ impl Stage for Train {
                 work.warn(format!("nothing is taken of {}: its share is less than one block", share.name));
             }
         }
+        for text in plan.repeated_passes(mix.blend(), &mix.passes()) {
+            work.warn(text);
+        }
 
         let progress = work.progress("training", Some(plan.steps), Unit::Steps);
         let started = Instant::now();
@@ -256,15 +259,15 @@ impl Host for WorkHost<'_> {
 impl Train {
     fn open_mix(&self) -> Result<Mix> {
         let open = |share: &Share| {
-            let blocks = open_split(&share.dataset, TRAIN)?;
-            Ok((share.dataset.name.clone(), blocks, share.amount))
+            let passes = open_split(&share.dataset, TRAIN, Blocks::open_passes)?;
+            Ok((share.dataset.name.clone(), passes, share.amount))
         };
         Mix::new(self.mix.iter().map(open).collect::<Result<_>>()?)
     }
 
     fn open_validation(&self) -> Result<Vec<Validation>> {
         let open = |dataset: &Dataset| {
-            let blocks = open_split(dataset, DEV)?;
+            let blocks = open_split(dataset, DEV, Blocks::open)?;
             if blocks.is_empty() {
                 return Err(Error::invalid(format!("the validation set of {} has no token blocks", dataset.name))
                     .hint("its split is shorter than one block: change the split's ratio or the sequence length"));
@@ -411,7 +414,7 @@ fn known<'a>(parameter: &str, name: &str, modules: impl IntoIterator<Item = &'a 
 }
 
 /// The token blocks of a dataset's split.
-fn open_split(dataset: &Dataset, split: &str) -> Result<Blocks> {
+fn open_split<T>(dataset: &Dataset, split: &str, open: fn(&Path) -> Result<T>) -> Result<T> {
     let path = dataset.path.as_ref().ok_or_else(|| {
         Error::invalid(format!("the dataset {} is not encoded", dataset.name))
             .hint("add an `encode` stage for it to the pipeline")
@@ -421,7 +424,7 @@ fn open_split(dataset: &Dataset, split: &str) -> Result<Blocks> {
         Error::invalid(format!("the dataset {} has no split `{split}`", dataset.name))
             .hint(format!("its splits in datasets.toml are {splits}"))
     })?;
-    Blocks::open(&path.join(folder)).context(|| format!("cannot open the dataset {}", dataset.name))
+    open(&path.join(folder)).context(|| format!("cannot open the dataset {}", dataset.name))
 }
 
 /// `metrics.jsonl`, and the same figures as a TensorBoard event file.

@@ -1,6 +1,7 @@
 //! Tokenizers that come as a `tokenizer.json`, run by the `tokenizers` crate.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -9,6 +10,7 @@ use tokenizers::Tokenizer as Inner;
 use super::added::{self, Added};
 use super::proto::{Piece, PieceKind};
 use super::usage::{CONFIG, token_name};
+use super::vocabulary::Vocabulary;
 use crate::error::{Context, Error, Result};
 use crate::files;
 use crate::guard::guarded;
@@ -27,6 +29,7 @@ pub struct HuggingFace {
     bos: Option<u32>,
     eos: Option<u32>,
     unknown: Option<u32>,
+    pad: Option<u32>,
 }
 
 /// The files beside `tokenizer.json` that name special tokens, the first one that does so first.
@@ -72,6 +75,7 @@ impl HuggingFace {
             bos: special("bos_token", &["<s>", "<|begin_of_text|>", "<bos>"]),
             eos: special("eos_token", &["</s>", "<|end_of_text|>", "<eos>", "<|endoftext|>"]),
             unknown: special("unk_token", &["<unk>", "[UNK]"]),
+            pad: special("pad_token", &[]),
             bytes: byte_pieces(&json, &pieces),
             pieces,
             inner,
@@ -81,7 +85,7 @@ impl HuggingFace {
     }
 
     /// The `tokenizer.json` that another program would make of a model, with the model's special tokens.
-    pub fn converted(json: &Value, bos: Option<u32>, eos: Option<u32>, unknown: u32) -> Result<Self> {
+    pub fn converted(json: &Value, vocabulary: &Vocabulary) -> Result<Self> {
         let text = json.to_string().into_bytes();
         let path = PathBuf::from("the converted tokenizer.json");
         let inner = read(&text, json, &path)?;
@@ -92,9 +96,10 @@ impl HuggingFace {
             inner,
             path,
             files: vec![("tokenizer.json", text)],
-            bos,
-            eos,
-            unknown: Some(unknown),
+            bos: vocabulary.bos(),
+            eos: vocabulary.eos(),
+            unknown: Some(vocabulary.unknown()),
+            pad: vocabulary.pad(),
         })
     }
 
@@ -102,16 +107,32 @@ impl HuggingFace {
     /// and where a step that the file describes fails for this text alone. Opening tries one text: it finds most files
     /// that do so, and cannot find all.
     pub fn encode_into(&self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
+        let encoding = self.encoding(text, |inner| inner.encode_fast(text, false))?;
+        ids.extend_from_slice(encoding.get_ids());
+        Ok(())
+    }
+
+    /// The same, with the part of the text, in bytes, that each id stands for.
+    pub fn encode_with_spans(&self, text: &str, ids: &mut Vec<u32>, spans: &mut Vec<Range<usize>>) -> Result<()> {
+        let encoding = self.encoding(text, |inner| inner.encode(text, false))?;
+        ids.extend_from_slice(encoding.get_ids());
+        spans.extend(encoding.get_offsets().iter().map(|&(start, end)| start..end));
+        Ok(())
+    }
+
+    fn encoding(
+        &self,
+        text: &str,
+        encode: impl Fn(&Inner) -> tokenizers::Result<tokenizers::Encoding>,
+    ) -> Result<tokenizers::Encoding> {
         let failed = || {
             let start: String = text.chars().take(SHOWN).collect();
             let more = if start.len() < text.len() { "…" } else { "" };
             Error::invalid(format!("{} cannot encode the text {start:?}{more}", self.path.display()))
         };
-        let encoding = guarded(|| self.inner.encode_fast(text, false))
+        guarded(|| encode(&self.inner))
             .map_err(|gave_up| failed().caused_by(gave_up))?
-            .map_err(|error| failed().caused_by(error))?;
-        ids.extend_from_slice(encoding.get_ids());
-        Ok(())
+            .map_err(|error| failed().caused_by(error))
     }
 
     /// Fails where the decoder that the file describes does: some of its steps fail for some ids, and no text shows for
@@ -141,6 +162,10 @@ impl HuggingFace {
 
     pub fn eos(&self) -> Option<u32> {
         self.eos
+    }
+
+    pub fn pad(&self) -> Option<u32> {
+        self.pad
     }
 
     pub fn unknown(&self) -> Option<u32> {

@@ -16,6 +16,7 @@ pub(crate) mod proto;
 mod sample;
 mod scripts;
 mod sentencepiece;
+mod spans;
 pub mod trainer;
 mod unigram;
 mod usage;
@@ -124,8 +125,7 @@ impl Tokenizer {
             Error::invalid(format!("{} makes texts ready in a way that transformers cannot", path.display()))
                 .hint("leave `encoder` out")
         })?;
-        let vocabulary = model.vocabulary();
-        let converted = HuggingFace::converted(&json, vocabulary.bos(), vocabulary.eos(), vocabulary.unknown())?;
+        let converted = HuggingFace::converted(&json, model.vocabulary())?;
         Ok(Self(Family::HuggingFace(Box::new(converted))))
     }
 
@@ -183,6 +183,25 @@ impl Tokenizer {
         }
     }
 
+    /// Appends the ids of `text` with merges left out at random (BPE-dropout): `drops` is asked at every merge whose turn
+    /// it is. Fails for what is no SentencePiece BPE model.
+    pub fn sample_into(&self, text: &str, drops: &mut dyn FnMut() -> bool, ids: &mut Vec<u32>) -> Result<()> {
+        let Some(tokenizer) = self.sentencepiece() else { return Err(self.no_dropout()) };
+        tokenizer.sample_into(text, drops, ids);
+        Ok(())
+    }
+
+    /// The error for a tokenizer that merges nothing, or whose merges are another program's.
+    pub fn no_dropout(&self) -> Error {
+        let what = match &self.0 {
+            Family::SentencePiece(_) => "a SentencePiece BPE model",
+            Family::Unigram(_) => "a Unigram model, which merges nothing",
+            Family::HuggingFace(_) => "run by the `tokenizers` library, whose dropout is another one",
+        };
+        Error::invalid(format!("BPE-dropout needs a SentencePiece BPE model, and the tokenizer is {what}"))
+            .hint("give a BPE `tokenizer.model` with `encoder = \"native\"`, or leave `bpe_dropout` out")
+    }
+
     /// The text of `ids`, without control tokens.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         match self.view() {
@@ -220,6 +239,14 @@ impl Tokenizer {
         match self.view() {
             View::Model(vocabulary) => Some(vocabulary.unknown()),
             View::Json(tokenizer) => tokenizer.unknown(),
+        }
+    }
+
+    /// The token that fills up a batch, where one is named.
+    pub fn pad(&self) -> Option<u32> {
+        match self.view() {
+            View::Model(vocabulary) => vocabulary.pad(),
+            View::Json(tokenizer) => tokenizer.pad(),
         }
     }
 
@@ -263,6 +290,26 @@ impl Tokenizer {
         }
         Ok(())
     }
+}
+
+/// The chat template of the tokenizer at `path`, a file or a folder: `chat_template.jinja` there, or what
+/// `tokenizer_config.json` says, and where that names several the one for dialogues, `default`.
+pub fn chat_template(path: &Path) -> Result<Option<String>> {
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+    let (own, config) = (folder.join("chat_template.jinja"), folder.join(usage::CONFIG));
+    if own.is_file() {
+        return std::fs::read_to_string(&own).map(Some).context(|| format!("cannot read {}", own.display()));
+    }
+    if !config.is_file() {
+        return Ok(None);
+    }
+    let template = usage::read(&config)?["chat_template"].take();
+    let default = |named: &serde_json::Value| named["name"] == "default";
+    let template = match template.as_array() {
+        Some(several) => several.iter().find(|named| default(named)).map(|named| &named["template"]),
+        None => Some(&template),
+    };
+    Ok(template.and_then(serde_json::Value::as_str).map(str::to_owned))
 }
 
 impl From<SentencePiece> for Tokenizer {

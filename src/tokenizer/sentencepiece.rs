@@ -84,6 +84,11 @@ impl SentencePiece {
         });
     }
 
+    /// As [`Self::encode_into`], with merges left out; see [`Bpe::sample`].
+    pub fn sample_into(&self, text: &str, drops: &mut dyn FnMut() -> bool, ids: &mut Vec<u32>) {
+        self.with_normalized(text, |normalized, scratch| self.bpe.sample(&[normalized], drops, scratch, ids));
+    }
+
     /// Gives `use_it` the normal form of `text` and the buffers of this thread.
     pub fn with_normalized<R>(&self, text: &str, use_it: impl FnOnce(&str, &mut Scratch) -> R) -> R {
         SCRATCH.with_borrow_mut(|(normalized, scratch)| {

@@ -106,6 +106,11 @@ impl Vocabulary {
         self.eos
     }
 
+    /// The token that fills up a batch, where one is named.
+    pub fn pad(&self) -> Option<u32> {
+        self.id(self.usage.pad.as_deref()?)
+    }
+
     /// The token of what no piece can spell.
     pub fn unknown(&self) -> u32 {
         self.unknown

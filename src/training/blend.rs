@@ -38,11 +38,15 @@ pub struct Place {
     pub share: usize,
     /// The block's row in its dataset.
     pub row: u64,
+    /// How often the run has gone through the dataset before, in this pass over the mix and in those before it.
+    pub pass: u64,
 }
 
 /// One pass over a mix.
 pub struct Pass<'a> {
     blend: &'a Blend,
+    /// Its number, from 0.
+    epoch: u64,
     /// Of each share.
     streams: Vec<ShareStreams>,
 }
@@ -114,7 +118,7 @@ impl Blend {
             let stream = pass.numbered(share as u64);
             ShareStreams { times: stream.named("times"), order: stream.named("blocks") }
         };
-        Pass { blend: self, streams: (0..self.shares.len()).map(streams).collect() }
+        Pass { blend: self, epoch, streams: (0..self.shares.len()).map(streams).collect() }
     }
 }
 
@@ -125,7 +129,9 @@ impl Pass<'_> {
         // The block that the first `position + 1` have and the first `position` have not.
         let (before, after) = (self.first(position), self.first(position + 1));
         let share = before.iter().zip(&after).position(|(before, after)| before < after).unwrap_or(0);
-        Place { share, row: self.row(share, before[share]) }
+        let (time, row) = self.row(share, before[share]);
+        let times = self.blend.taken[share].div_ceil(self.blend.shares[share].available);
+        Place { share, row, pass: self.epoch * times + time }
     }
 
     /// Of each share, how many of the first `count` blocks of this pass are its own.
@@ -163,13 +169,13 @@ impl Pass<'_> {
         whole + u64::from(self.streams[share].times.word(whole) < fraction)
     }
 
-    /// The row of a share's block number `index`. Each time that the dataset is gone through it has another order; of
+    /// Which time through a share's dataset its block number `index` belongs to, and its row. Each time that the dataset is gone through it has another order; of
     /// the last time, if it is a part, the dataset's first rows are taken.
-    fn row(&self, share: usize, index: u64) -> u64 {
+    fn row(&self, share: usize, index: u64) -> (u64, u64) {
         let available = self.blend.shares[share].available;
         let (time, within) = (index / available, index % available);
         let rows = available.min(self.blend.taken[share] - time * available);
-        Permutation::new(rows, self.streams[share].order.numbered(time)).at(within)
+        (time, Permutation::new(rows, self.streams[share].order.numbered(time)).at(within))
     }
 }
 
@@ -233,6 +239,16 @@ mod tests {
         let blend = blend(&[(11, Amount::Ratio(1.0)), (100, Amount::Ratio(2.5))]);
         let rows = rows(&blend.pass(7, 0), 1);
         assert_eq!(rows.len(), 250);
+        // The number of the pass goes on from one pass over the mix to the next.
+        for epoch in [0, 1, 4] {
+            let pass = blend.pass(7, epoch);
+            let places = (0..blend.len()).map(|position| pass.at(position));
+            let passes: Vec<u64> = places.filter(|place| place.share == 1).map(|place| place.pass).collect();
+            assert!(passes.is_sorted());
+            for (number, count) in [(3 * epoch, 100), (3 * epoch + 1, 100), (3 * epoch + 2, 50)] {
+                assert_eq!(passes.iter().filter(|&&pass| pass == number).count(), count);
+            }
+        }
         let passes: Vec<&[u64]> = rows.chunks(100).collect();
         for (pass, count) in passes.iter().zip([100, 100, 50]) {
             assert_eq!(pass.iter().copied().collect::<BTreeSet<_>>(), (0..count).collect());
@@ -260,7 +276,7 @@ mod tests {
         let mut places = [0; 20];
         for seed in 0..4000 {
             let pass = blend.pass(seed, 0);
-            let first = (0..20).find(|&position| pass.at(position) == Place { share: 0, row: 0 });
+            let first = (0..20).find(|&position| pass.at(position) == Place { share: 0, row: 0, pass: 0 });
             places[first.unwrap() as usize] += 1;
         }
         assert!(places.iter().all(|&n| (120..290).contains(&n)), "{places:?}");

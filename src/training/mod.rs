@@ -4,6 +4,7 @@
 //! where it is used ([`crate::model::ops::Stream`]), so a checkpoint needs no generator's state, and a run that was
 //! killed and continued gives the bytes of one that was not.
 
+mod batch;
 mod blend;
 mod checkpoint;
 mod memory;

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::blend::Blend;
+use super::blend::{Blend, Share};
 use crate::error::{Error, Result};
 
 /// The settings that decide it: parameters of `train`.
@@ -52,6 +52,23 @@ impl Plan {
         }
         let tokens = steps * blocks_per_step * blend.sequence_length() as u64;
         Ok(Self { blocks_per_step, steps_per_epoch, steps, tokens })
+    }
+
+    /// A sentence on each share with several encoded passes over its corpus, of which `passes` has the number, that the
+    /// run goes through more often than that.
+    pub fn repeated_passes(&self, blend: &Blend, passes: &[u64]) -> Vec<String> {
+        let epochs = self.steps.div_ceil(self.steps_per_epoch);
+        let sentence = |((share, taken), passes): ((&Share, &u64), &u64)| {
+            let times = taken.div_ceil(share.available) * epochs;
+            (*passes > 1 && times > *passes).then(|| {
+                format!(
+                    "{} is gone through {times} times, and {passes} passes with other merges left out are encoded: \
+                     they come again",
+                    share.name
+                )
+            })
+        };
+        blend.shares().iter().zip(blend.taken()).zip(passes).filter_map(sentence).collect()
     }
 
     /// Of each share of the mix, the blocks that the run reads.

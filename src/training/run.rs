@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::batch::batch;
 use super::checkpoint::Checkpoints;
 use super::optimiser::{Adam, AdamW, clipping, global_norm};
 use super::schedule::{Schedule, Shape};
 use super::{Extent, Mix, Plan, Record, Records};
 use crate::corpus::Blocks;
 use crate::error::{Error, Result};
-use crate::model::{Batch, Gradients, Loss, Mixtral, Pass};
+use crate::model::{Gradients, Loss, Mixtral, Pass};
 
 /// Everything that a run's course depends on, apart from model and data.
 #[derive(Clone, Debug)]
@@ -131,7 +132,7 @@ fn identity(model: &Mixtral, mix: &Mix, validation: &[Validation], settings: &Se
     let mut hasher = blake3::Hasher::new();
     // What only changes how the work is done is left out.
     let settings = Settings { keep_checkpoints: 0, gradient_checkpointing: false, ..settings.clone() };
-    hasher.update(format!("{settings:?}{plan:?}{:?}", mix.blend()).as_bytes());
+    hasher.update(format!("{settings:?}{plan:?}{:?}{:?}", mix.blend(), mix.passes()).as_bytes());
     for parameter in model.trained() {
         hasher.update(format!("{} {:?}\n", parameter.name, parameter.value.dims()).as_bytes());
     }
@@ -194,8 +195,12 @@ impl Run<'_> {
             let rows: Vec<usize> = (0..set.blocks.len()).collect();
             for rows in rows.chunks(self.settings.batch_size) {
                 self.host.check()?;
-                let blocks = rows.iter().map(|&row| set.blocks.row(row)).collect::<Result<Vec<_>>>()?;
-                total += self.model.loss(&self.batch(&blocks)?)?;
+                let blocks = rows.iter().map(|&row| set.blocks.block(row)).collect::<Result<Vec<_>>>()?;
+                total += self.model.loss(&batch(&blocks, self.settings.ignored)?)?;
+            }
+            if total.count == 0 {
+                let message = format!("nothing of the validation set {} is to be predicted", set.name);
+                return Err(Error::invalid(message).hint("its blocks hold no answers; leave it out of `valid`"));
             }
             if !total.mean().is_finite() {
                 return Err(self.diverged(format!("the loss on {}", set.name), total.mean()));
@@ -216,10 +221,6 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn batch(&self, blocks: &[Vec<u32>]) -> Result<Batch> {
-        Batch::next_tokens(blocks, |id| Some(id) != self.settings.ignored)
-    }
-
     fn one_step(&mut self) -> Result<()> {
         let Settings { batch_size, gradient_accumulation_steps, .. } = *self.settings;
         let (epoch, within) = (self.step / self.plan.steps_per_epoch, self.step % self.plan.steps_per_epoch);
@@ -236,7 +237,7 @@ impl Run<'_> {
                 blocks.push(self.mix.block(place)?);
                 *drawn.entry(self.mix.blend().shares()[place.share].name.clone()).or_default() += 1;
             }
-            let batch = self.batch(&blocks)?;
+            let batch = batch(&blocks, self.settings.ignored)?;
             let predictions = batch.predictions();
             if predictions == 0 {
                 continue;

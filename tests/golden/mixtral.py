@@ -54,4 +54,5 @@ def case(sliding_window):
                 gradients=gradients)
 
 
-print(json.dumps(dict(config=CONFIG, cases=[case(None), case(3)])))
+if __name__ == "__main__":
+    print(json.dumps(dict(config=CONFIG, cases=[case(None), case(3)])))

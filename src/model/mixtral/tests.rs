@@ -11,7 +11,7 @@ fn golden() -> serde_json::Value {
 }
 
 /// The formula of `tests/golden/mixtral.py`.
-fn formula(count: usize, seed: u64) -> Vec<f32> {
+pub fn formula(count: usize, seed: u64) -> Vec<f32> {
     let number = |i: usize| {
         let word = ((i as u64 + 1) * 2_654_435_761 + seed * 40_503) as u32;
         let word = (word ^ (word >> 15)).wrapping_mul(2_246_822_519);

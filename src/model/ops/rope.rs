@@ -19,15 +19,16 @@ pub struct Rope {
 }
 
 impl Rope {
-    /// Angles of positions `start..start + length` for heads of `width` values: position · θ^(−2i/width), in float32
-    /// as the reference computes them.
-    pub fn new(theta: f64, width: usize, start: usize, length: usize) -> Self {
+    /// Angles of a run of positions for heads of `width` values: position · θ^(−2i/width), in float32 as the reference
+    /// computes them.
+    pub fn new(theta: f64, width: usize, positions: impl ExactSizeIterator<Item = usize>) -> Self {
         let half = width / 2;
         let inverse: Vec<f32> =
             (0..half).map(|i| 1.0 / (theta.powf((2 * i) as f64 / width as f64) as f32)).collect();
+        let length = positions.len();
         let mut cos = Vec::with_capacity(length * half);
         let mut sin = Vec::with_capacity(length * half);
-        for position in start..start + length {
+        for position in positions {
             for &frequency in &inverse {
                 let angle = f64::from(position as f32 * frequency);
                 cos.push(angle.cos() as f32);
@@ -73,7 +74,7 @@ mod tests {
     #[test]
     fn gradients() {
         let (x, dy) = (numbers((6, 8), 1), numbers((6, 8), 2));
-        let rope = Rope::new(100.0, 4, 5, 3);
+        let rope = Rope::new(100.0, 4, 5..8);
         let forward = |x: &Tensor| {
             let y = x.copy().unwrap();
             rope.rotate(&y, false).unwrap();

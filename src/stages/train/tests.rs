@@ -8,7 +8,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
-use crate::corpus::{BlockWriter, Layout};
+use crate::corpus::{BlockWriter, Layout, Row};
 use crate::model::fixture::{tiny_config, write_model};
 use crate::weights::Checkpoint;
 use crate::weights::adapter::Adapter;
@@ -29,7 +29,8 @@ impl Fixture {
             let layout = Layout::compact(40, 10);
             let mut writer = BlockWriter::create(&at(&format!("encoded-toy-{split}")), &layout).unwrap();
             for row in 0..rows {
-                writer.push(&(0..10).map(|i| (row + i) % 40).collect::<Vec<u32>>(), &[]).unwrap();
+                let ids: Vec<u32> = (0..10).map(|i| (row + i) % 40).collect();
+                writer.push(&Row::full(&ids, &[])).unwrap();
             }
             writer.finish(&layout).unwrap();
         }

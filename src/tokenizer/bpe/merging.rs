@@ -123,6 +123,9 @@ impl Rules {
             if l.next != right || self.length(l.symbol) + self.length(r.symbol) != self.length(union) {
                 continue;
             }
+            if !watcher.allows() {
+                continue;
+            }
             watcher.merged(Merge { rank: (rank_and_left >> 32) as u32, left: l.symbol, right: r.symbol, union });
             nodes[left as usize] = Node { symbol: union, next: r.next, ..l };
             nodes[right as usize].next = NONE;

@@ -64,6 +64,11 @@ pub struct Bpe {
 
 /// Someone who looks on while a text is merged.
 pub trait Watcher {
+    /// Whether a merge whose turn it is may be made. One that may not is not asked for again.
+    #[inline(always)]
+    fn allows(&mut self) -> bool {
+        true
+    }
     /// `union` could be made of `left` and `right`.
     fn proposed(&mut self, _union: u32, _left: u32, _right: u32) {}
     /// A merge was made.
@@ -86,6 +91,23 @@ impl Watcher for Origins<'_> {
         if self.unused[union as usize] {
             self.halves.insert(union, (left, right));
         }
+    }
+}
+
+/// Leaves out merges at random.
+struct Dropout<'a> {
+    /// Whether the next one is left out.
+    drops: &'a mut dyn FnMut() -> bool,
+    origins: Origins<'a>,
+}
+
+impl Watcher for Dropout<'_> {
+    fn allows(&mut self) -> bool {
+        !(self.drops)()
+    }
+
+    fn proposed(&mut self, union: u32, left: u32, right: u32) {
+        self.origins.proposed(union, left, right);
     }
 }
 
@@ -229,6 +251,33 @@ impl Bpe {
             self.stretches(text, |stretch| {
                 self.read_stretch(text, stretch, symbols);
                 self.rules.merge(symbols, agenda, &mut Unwatched);
+                agenda.segments().for_each(|symbol| out.push(symbol));
+            });
+        }
+    }
+
+    /// As [`Self::encode`], with merges left out: `drops` is asked at every merge whose turn it is, and one that it drops
+    /// is not made (BPE-dropout, Provilkov et al. 2020). As SentencePiece's `SampleEncode`, which asks at the same places
+    /// in another order, and so gives the same distribution.
+    pub fn sample(
+        &self,
+        parts: &[&str],
+        drops: &mut dyn FnMut() -> bool,
+        scratch: &mut Scratch,
+        ids: &mut Vec<u32>,
+    ) {
+        let Scratch { text, symbols, agenda, .. } = scratch;
+        text.set(parts);
+        let mut out = Output { bpe: self, ids, after_unknown: false };
+        let mut dropout = Dropout { drops, origins: Origins { unused: &self.unused, halves: HashMap::new() } };
+        if self.has_unused {
+            self.read(text, 0..text.length, symbols);
+            self.rules.merge(symbols, agenda, &mut dropout);
+            agenda.segments().for_each(|symbol| out.push_apart(symbol, &dropout.origins.halves));
+        } else {
+            self.stretches(text, |stretch| {
+                self.read_stretch(text, stretch, symbols);
+                self.rules.merge(symbols, agenda, &mut dropout);
                 agenda.segments().for_each(|symbol| out.push(symbol));
             });
         }

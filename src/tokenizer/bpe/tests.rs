@@ -137,3 +137,105 @@ fn a_cache_holds_the_ids_of_one_vocabulary() {
         }
     }
 }
+
+/// BPE-dropout as `SampleEncode` of SentencePiece is written: an agenda of unions, best score first, ties to the left;
+/// of one that is still possible when its turn comes a draw decides, and what is dropped is gone.
+fn plain_sample(model: &ModelProto, text: &str, drops: &mut dyn FnMut() -> bool) -> Vec<u32> {
+    let pieces: HashMap<&str, (u32, f32)> =
+        (0..).zip(&model.pieces).skip(257).map(|(id, piece)| (piece.text(), (id, piece.score()))).collect();
+    // Of each character its symbol, if it was not merged into another one, and what follows that.
+    let mut symbols: Vec<Option<String>> = text.chars().map(|c| Some(c.to_string())).collect();
+    // Score, place, the place to its right, and length of what the two make.
+    let mut agenda: Vec<(f32, usize, usize, usize)> = Vec::new();
+    let union = |symbols: &[Option<String>], left: usize, right: usize| {
+        let both = [symbols[left].as_deref()?, symbols[right].as_deref()?].concat();
+        pieces.get(&*both).map(|(_, score)| (*score, left, right, both.len()))
+    };
+    let next = |symbols: &[Option<String>], at: usize| (at + 1..symbols.len()).find(|&at| symbols[at].is_some());
+    let before = |symbols: &[Option<String>], at: usize| (0..at).rev().find(|&at| symbols[at].is_some());
+    for right in 1..symbols.len() {
+        agenda.extend(union(&symbols, right - 1, right));
+    }
+    while let Some(best) = (0..agenda.len()).min_by(|&a, &b| {
+        let key = |at: usize| (-agenda[at].0, agenda[at].1);
+        key(a).partial_cmp(&key(b)).unwrap()
+    }) {
+        let (_, left, right, length) = agenda.swap_remove(best);
+        let lengths = [left, right].map(|at| symbols[at].as_ref().map(String::len));
+        if !matches!(lengths, [Some(l), Some(r)] if l + r == length) || drops() {
+            continue;
+        }
+        let right_text = symbols[right].take().unwrap();
+        symbols[left].as_mut().unwrap().push_str(&right_text);
+        if let Some(previous) = before(&symbols, left) {
+            agenda.extend(union(&symbols, previous, left));
+        }
+        if let Some(following) = next(&symbols, left) {
+            agenda.extend(union(&symbols, left, following));
+        }
+    }
+    let ids = |segment: &String| match pieces.get(&**segment) {
+        Some((id, _)) => vec![*id],
+        None => segment.bytes().map(|byte| 1 + u32::from(byte)).collect(),
+    };
+    symbols.iter().flatten().flat_map(ids).collect()
+}
+
+#[test]
+fn dropout_has_the_distribution_of_the_plain_rules() {
+    const DRAWS: usize = 4000;
+    let mut random = Random(20_261_128);
+    let (mut scratch, mut texts, mut segmentations) = (Scratch::default(), 0, 0);
+    while texts < 60 {
+        let model = model(&mut random);
+        if model.pieces.iter().any(|piece| piece.kind() == PieceKind::UserDefined) {
+            continue;
+        }
+        let bpe = Bpe::new(&model, true, None);
+        let text: String = text(&mut random, &model, false).chars().take(9).collect();
+        let rate = [0.1, 0.3, 0.7][texts % 3];
+        texts += 1;
+        let mut counts: HashMap<Vec<u32>, [f64; 2]> = HashMap::new();
+        for _ in 0..DRAWS {
+            let mut drops = || (random.below(1 << 20) as f64) < rate * f64::from(1 << 20);
+            let mut ours = Vec::new();
+            bpe.sample(&[&text], &mut drops, &mut scratch, &mut ours);
+            counts.entry(ours).or_default()[0] += 1.0;
+            counts.entry(plain_sample(&model, &text, &mut drops)).or_default()[1] += 1.0;
+        }
+        segmentations += counts.len();
+        // Pearson's test of two samples of one size; what is rare is counted together.
+        let (common, rare): (Vec<_>, Vec<_>) = counts.into_values().partition(|[a, b]| a + b >= 20.0);
+        let rare = rare.into_iter().fold([0.0; 2], |sum, one| [sum[0] + one[0], sum[1] + one[1]]);
+        let cells: Vec<_> = common.into_iter().chain([rare]).filter(|[a, b]| a + b > 0.0).collect();
+        let statistic: f64 = cells.iter().map(|[a, b]| (a - b).powi(2) / (a + b)).sum();
+        let freedom = (cells.len() - 1) as f64;
+        // Five standard deviations.
+        assert!(statistic <= freedom + 5.0 * (2.0 * freedom).sqrt(), "{text:?}, {rate}: {statistic} of {freedom}");
+    }
+    assert!(segmentations > 500, "{segmentations}");
+}
+
+#[test]
+fn dropping_nothing_is_encoding_and_dropping_all_is_spelling() {
+    let mut random = Random(11);
+    let mut scratch = Scratch::default();
+    for _ in 0..40 {
+        let model = model(&mut random);
+        let bpe = Bpe::new(&model, true, None);
+        for _ in 0..20 {
+            let text = text(&mut random, &model, false);
+            let (mut sampled, mut encoded) = (Vec::new(), Vec::new());
+            bpe.sample(&[&text], &mut || false, &mut scratch, &mut sampled);
+            bpe.encode(&[&text], &mut scratch, &mut encoded);
+            assert_eq!(sampled, encoded, "{text:?}");
+            sampled.clear();
+            bpe.sample(&[&text], &mut || true, &mut scratch, &mut sampled);
+            let is_merged = |id: u32| {
+                let piece = &model.pieces[id as usize];
+                piece.kind() == PieceKind::Normal && piece.text().chars().count() > 1
+            };
+            assert!(!sampled.iter().any(|&id| is_merged(id)), "{text:?}");
+        }
+    }
+}

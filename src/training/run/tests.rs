@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::corpus::mix::Amount;
-use crate::corpus::{BlockWriter, Layout};
+use crate::corpus::{BlockWriter, Layout, Row};
 use crate::model::fixture::{tiny_config, write_model};
 use crate::training::Scheduler;
 
@@ -49,7 +49,7 @@ impl Fixture {
             for row in 0..rows {
                 // Counting in steps of 1, 2 or 3: easy to learn.
                 let ids: Vec<u32> = (0..12).map(|i| (row * 7 + i * (1 + row % 3)) % 40).collect();
-                writer.push(&ids, &[]).unwrap();
+                writer.push(&Row::full(&ids, &[])).unwrap();
             }
             writer.finish(&layout).unwrap();
         }
@@ -80,7 +80,7 @@ impl Fixture {
         host: &StopAt,
     ) -> Result<(Vec<Vec<f32>>, String)> {
         let model = self.model(lora);
-        let mix = Mix::new(vec![("toy".into(), self.blocks("train"), Amount::Ratio(1.5))]).unwrap();
+        let mix = Mix::new(vec![("toy".into(), vec![self.blocks("train")], Amount::Ratio(1.5))]).unwrap();
         let validation = [Validation { name: "toy".into(), blocks: self.blocks("dev") }];
         let report = train(&model, &mix, &validation, settings, scratch, host)?;
         let weights = model.trained().iter().map(|p| p.value.flatten_all().unwrap().to_vec1().unwrap()).collect();
@@ -181,7 +181,7 @@ fn the_loss_falls() {
         let settings =
             Settings { max_steps: Some(80), neftune_alpha: 0.0, embedding_learning_rate: None, ..settings() };
         let model = fixture.model(lora);
-        let mix = Mix::new(vec![("toy".into(), fixture.blocks("train"), Amount::Ratio(1.0))]).unwrap();
+        let mix = Mix::new(vec![("toy".into(), vec![fixture.blocks("train")], Amount::Ratio(1.0))]).unwrap();
         let validation = [Validation { name: "toy".into(), blocks: fixture.blocks("dev") }];
         let report = train(&model, &mix, &validation, &settings, scratch.path(), &host(None)).unwrap();
         let losses: Vec<f64> = report.records.evaluations().map(|(_, losses)| losses["toy"]).collect();
@@ -222,10 +222,10 @@ fn a_checkpoint_of_another_run_is_an_error() {
 #[test]
 fn too_little_data_and_no_steps_are_errors() {
     let fixture = Fixture::new();
-    let mix = Mix::new(vec![("toy".into(), fixture.blocks("train"), Amount::Ratio(0.1))]).unwrap();
+    let mix = Mix::new(vec![("toy".into(), vec![fixture.blocks("train")], Amount::Ratio(0.1))]).unwrap();
     let error = Plan::new(mix.blend(), &settings().extent()).unwrap_err();
     assert_eq!(error.message(), "the mix has 4 blocks, fewer than one step takes (6)");
-    let mix = Mix::new(vec![("toy".into(), fixture.blocks("train"), Amount::Ratio(1.0))]).unwrap();
+    let mix = Mix::new(vec![("toy".into(), vec![fixture.blocks("train")], Amount::Ratio(1.0))]).unwrap();
     let plan = |epochs| Plan::new(mix.blend(), &Extent { max_steps: None, epochs, ..settings().extent() });
     assert!(plan(0.0).is_err());
     assert_eq!(plan(2.5).unwrap().steps, 15);
