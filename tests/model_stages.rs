@@ -235,6 +235,42 @@ fn expanded_rows_are_means_of_the_tokens_that_spell_them() {
     }
 }
 
+#[test]
+fn both_matrices_are_drawn_before_and_after_and_the_same_on_any_threads() {
+    let Some(model) = shared("stories-moe") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let vocab = folder.path().join("tokenizer.model");
+    extended(&model.join("tokenizer.model"), &vocab, &["中", "国", "中国"]);
+    let mut parameters = json!({ "model": input("@m", &model), "tokenizer": input("@v", &vocab) });
+    let pictures = |name: &str, parameters: &Value| {
+        let output = folder.path().join(name);
+        run("expand", &output, parameters.clone()).unwrap();
+        let file = |name: &str| (name.to_owned(), fs::read(output.join("report").join(name)).unwrap());
+        ["embedding.svg", "embedding.png", "output.svg", "output.png"].map(file)
+    };
+    let drawn = pictures("two", &parameters);
+    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    assert!(one.install(|| pictures("one", &parameters)) == drawn);
+    assert_ne!(drawn[0].1, drawn[2].1);
+    let svg = String::from_utf8(drawn[0].1.clone()).unwrap();
+    let document = roxmltree::Document::parse(&svg).unwrap();
+    let text = |tag: &str| {
+        let node = document.root_element().children().find(|node| node.has_tag_name(tag)).unwrap();
+        node.text().unwrap().to_owned()
+    };
+    assert_eq!(text("title"), "model.embed_tokens.weight, before and after");
+    let wanted =
+        "The matrix had 512 rows of 64 numbers, mean |w| 0.239. It has 515 rows, of which 3 new: mean |w| ";
+    assert!(text("desc").starts_with(wanted), "{}", text("desc"));
+    assert!(document.descendants().filter(|node| node.has_tag_name("image")).count() >= 3);
+
+    // A model folder made of this one does not inherit what was drawn of it.
+    parameters = json!({ "model": input("@m", &folder.path().join("two")), "tokenizer": input("@v", &vocab), "plots": false });
+    let output = folder.path().join("plain");
+    run("expand", &output, parameters).unwrap();
+    assert!(!output.join("report").exists());
+}
+
 /// The tokens of a dialogue, and what transformers is told of them, go with the model.
 #[test]
 fn a_model_gets_rows_for_added_tokens() {

@@ -380,6 +380,7 @@ mod tests {
                     }
                     Item::Circle { center, .. } => number(center.x + center.y),
                     Item::Rectangle { corner, .. } => number(corner.x + corner.y),
+                    Item::Image { corner, .. } => number(corner.x + corner.y),
                     Item::Text(text) => number(text.at.x + text.at.y),
                 }
             }

@@ -1,7 +1,8 @@
-//! Pictures of what a stage found: charts become scenes, and a scene is written as SVG and as PNG.
+//! Pictures of what a stage found: charts and heat maps become scenes, and a scene is written as SVG and as PNG.
 
 mod chart;
 mod font;
+mod heat;
 mod png;
 mod scene;
 mod svg;
@@ -13,6 +14,7 @@ use crate::error::{Context, Result};
 use crate::files;
 
 pub use chart::{Chart, Note, Series};
+pub use heat::{Band, HeatMap, Panel};
 pub use scene::{Anchor, Color, Item, Point, Scene, Stroke, Text, Weight};
 pub use ticks::thousands;
 

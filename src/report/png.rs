@@ -55,7 +55,30 @@ impl Canvas {
                     self.stroke(&path, stroke, self.to_pixels);
                 }
             }
+            Item::Image { corner, width, height, columns, pixels } => {
+                self.image(*corner, (*width, *height), *columns, pixels);
+            }
             Item::Text(text) => self.text(text),
+        }
+    }
+
+    /// Every pixel of the page that lies in the image takes the colour of the image's pixel at its middle.
+    fn image(&mut self, corner: Point, size: (f32, f32), columns: usize, colors: &[Color]) {
+        let rows = colors.len() / columns.max(1);
+        let place = |length: f32| (length * SCALE as f32).round().max(0.0) as usize;
+        let (left, top) = (place(corner.x), place(corner.y));
+        let (width, height) = (place(corner.x + size.0) - left, place(corner.y + size.1) - top);
+        let page = self.page.width() as usize;
+        let pixels = self.page.pixels_mut();
+        for y in 0..height {
+            let row = (2 * y + 1) * rows / (2 * height);
+            for x in 0..width {
+                let column = (2 * x + 1) * columns / (2 * width);
+                let Color(red, green, blue) = colors[row * columns + column];
+                if let Some(pixel) = pixels.get_mut((top + y) * page + left + x).filter(|_| left + x < page) {
+                    *pixel = tiny_skia::ColorU8::from_rgba(red, green, blue, 255).premultiply();
+                }
+            }
         }
     }
 
@@ -222,6 +245,12 @@ fn paint(Color(red, green, blue): Color) -> Paint<'static> {
     paint
 }
 
+/// Colours row by row as a PNG file.
+pub fn image(columns: usize, colors: &[Color]) -> Vec<u8> {
+    let rgb: Vec<u8> = colors.iter().flat_map(|Color(red, green, blue)| [*red, *green, *blue]).collect();
+    encode(columns as u32, (colors.len() / columns.max(1)) as u32, &rgb)
+}
+
 /// A PNG file of 8 bits a channel: three chunks. (The `png` crate compresses by whatever library the rest of the
 /// program brings in, some of which give other bytes on other processors.)
 fn encode(width: u32, height: u32, rgb: &[u8]) -> Vec<u8> {
@@ -277,9 +306,13 @@ mod tests {
         rows.chunks(1 + 3 * 400).flat_map(|row| row[1..].to_vec()).collect()
     }
 
+    fn pixels_of(scene: &Scene) -> Vec<u8> {
+        pixels(&write(scene).unwrap())
+    }
+
     #[test]
     fn shapes_are_where_they_belong() {
-        let pixels = pixels(&write(&scene()).unwrap());
+        let pixels = pixels_of(&scene());
         assert_eq!(pixels.len(), 400 * 200 * 3);
         let at = |x: usize, y: usize| &pixels[3 * (400 * 2 * y + 2 * x)..][..3];
         assert_eq!(at(0, 0), [255; 3]);
@@ -301,6 +334,33 @@ mod tests {
     fn every_machine_paints_the_same() {
         let digest = blake3::hash(&write(&scene()).unwrap()).to_string();
         assert_eq!(digest, "fd3315cfbe162f5379ffa2d57e1afbb862107fa5173574fc641274788f277b69");
+    }
+
+    #[test]
+    fn pixels_of_an_image_keep_their_edges() {
+        let mut scene = Scene::new(200.0, 100.0);
+        let pixels = [0, 50, 100, 150, 200, 250].map(Color::grey).to_vec();
+        scene.items.push(Item::Image {
+            corner: Point::new(10.0, 20.0),
+            width: 30.0,
+            height: 40.0,
+            columns: 3,
+            pixels,
+        });
+        // What reaches beyond the page is cut off.
+        let pixels = vec![Color::BLACK];
+        scene.items.push(Item::Image {
+            corner: Point::new(190.0, 90.0),
+            width: 30.0,
+            height: 40.0,
+            columns: 1,
+            pixels,
+        });
+        let pixels = pixels_of(&scene);
+        let at = |x: usize, y: usize| pixels[3 * (400 * y + x)];
+        assert_eq!([at(19, 40), at(20, 40), at(39, 79), at(40, 79), at(79, 79)], [255, 0, 0, 50, 100]);
+        assert_eq!([at(20, 80), at(79, 119), at(80, 119), at(79, 120)], [150, 250, 255, 255]);
+        assert_eq!([at(379, 199), at(380, 180), at(399, 199), at(0, 180)], [255, 0, 0, 255]);
     }
 
     #[test]

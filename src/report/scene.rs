@@ -38,6 +38,16 @@ pub enum Item {
         fill: Option<Color>,
         stroke: Option<Stroke>,
     },
+    /// A grid of pixels, each as wide and as high as the picture's room gives it; they keep their edges.
+    Image {
+        corner: Point,
+        width: f32,
+        height: f32,
+        /// Pixels in a row.
+        columns: usize,
+        /// Row by row, from the top.
+        pixels: Vec<Color>,
+    },
     Text(Text),
 }
 

@@ -2,6 +2,10 @@
 
 use std::fmt::Write;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD as STANDARD;
+
+use super::png;
 use super::scene::{Anchor, Color, Item, Point, Scene, Stroke, Text, Weight};
 
 /// Those that look like the PNG's first, then what systems have for Chinese, Japanese and Korean.
@@ -54,6 +58,15 @@ fn element(item: &Item) -> String {
             number(*radius),
             fill.map_or_else(|| "none".to_owned(), color),
             stroke.as_ref().map(stroked).unwrap_or_default()
+        ),
+        Item::Image { corner, width, height, columns, pixels } => format!(
+            "<image x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" preserveAspectRatio=\"none\" \
+             image-rendering=\"pixelated\" href=\"data:image/png;base64,{}\"/>",
+            number(corner.x),
+            number(corner.y),
+            number(*width),
+            number(*height),
+            STANDARD.encode(png::image(*columns, pixels))
         ),
         Item::Text(text) => text_element(text),
     }
@@ -137,6 +150,8 @@ mod tests {
         scene.title = "ALP <of> books".to_owned();
         scene.description = "It rises.".to_owned();
         scene.text(Text::new(1.0, 2.0, 14.0, "知乎").bold().upwards());
+        let pixels = vec![Color::BLACK, Color::WHITE];
+        scene.items.push(Item::Image { corner: Point::new(1.0, 2.0), width: 3.0, height: 4.0, columns: 1, pixels });
         let svg = write(&scene);
         let document = roxmltree::Document::parse(&svg).unwrap();
         let root = document.root_element();
@@ -146,5 +161,8 @@ mod tests {
         assert_eq!(text("text"), Some("知乎"));
         assert_eq!(root.attribute("aria-labelledby"), Some("title description"));
         assert_eq!(root.attribute("viewBox"), Some("0 0 100 50"));
+        let image = root.children().find(|node| node.has_tag_name("image")).unwrap();
+        let picture = image.attribute("href").unwrap().strip_prefix("data:image/png;base64,").unwrap();
+        assert_eq!(STANDARD.decode(picture).unwrap(), png::image(1, &[Color::BLACK, Color::WHITE]));
     }
 }

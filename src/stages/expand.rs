@@ -1,5 +1,7 @@
 //! `expand`: rows of embedding and output for the tokens that a larger tokenizer adds.
 
+mod figures;
+
 use std::path::Path;
 
 use regex::Regex;
@@ -26,6 +28,8 @@ pub struct Expand {
     recipe: Recipe,
     /// Of `init = "normal"`.
     seed: u64,
+    /// Whether heat maps of the matrices before and after are drawn.
+    plots: bool,
 }
 
 /// How a new row starts.
@@ -40,7 +44,7 @@ enum Init {
 
 impl Stage for Expand {
     const KIND: &'static str = "expand";
-    const REVISION: u32 = 2;
+    const REVISION: u32 = 3;
 
     fn run(&self, work: &mut Work) -> Result<()> {
         let folder = self.model.path();
@@ -72,6 +76,9 @@ impl Stage for Expand {
         std::fs::write(&path, config.with_vocabulary(new.vocab_size())?)
             .context(|| format!("cannot write {}", path.display()))?;
         new.save(work.output())?;
+        if self.plots {
+            figures::draw(&base, &Checkpoint::open(work.output())?, &work.output().join("report"))?;
+        }
 
         let old_tokens: usize = rows.iter().map(|row| if let Row::Mean(ids) = row { ids.len() } else { 0 }).sum();
         work.metric("vocabulary_before", old.vocab_size());

@@ -7,6 +7,7 @@
 pub mod adapter;
 pub mod expansion;
 pub mod float;
+pub mod magnitudes;
 pub mod merging;
 pub mod nf4;
 pub mod quantisation;
