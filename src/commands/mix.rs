@@ -16,7 +16,7 @@ use crate::store::Store;
 use crate::training::{self, Blend, Extent};
 
 /// The split that is trained on.
-const TRAIN: &str = "train";
+pub const TRAIN: &str = "train";
 
 /// The mix of a stage that trains.
 #[derive(Serialize)]
@@ -24,15 +24,15 @@ pub struct Mix {
     pub stage: String,
     shares: Vec<Share>,
     /// Steps of the run; this and the rest are absent while they can't be known.
-    steps: Option<u64>,
+    pub steps: Option<u64>,
     blocks_per_step: Option<u64>,
     /// Blocks of a pass over the mix that fill no step and are left out.
     left_out: Option<u64>,
     /// All that the run reads.
     blocks: Option<u64>,
-    tokens: Option<u64>,
+    pub tokens: Option<u64>,
     /// Why the run can't be known, or not yet.
-    why: Vec<String>,
+    pub why: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -144,7 +144,7 @@ fn size_of(
     }
 }
 
-fn size_of_folder(folder: &Path) -> Result<Size> {
+pub fn size_of_folder(folder: &Path) -> Result<Size> {
     let passes = Blocks::open_passes(folder)?;
     let blocks = passes.iter().map(Blocks::len).min().unwrap_or(0);
     Ok((blocks as u64, passes.first().map_or(0, Blocks::sequence_length)))

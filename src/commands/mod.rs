@@ -14,6 +14,7 @@ macro_rules! println {
 mod check;
 mod completions;
 mod explain;
+mod forecast;
 mod gc;
 mod generate;
 mod graph;

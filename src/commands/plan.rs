@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::forecast::forecasts;
 use super::mix::mixes;
 use super::status::word;
 use super::{Surroundings, project, table};
@@ -14,9 +15,13 @@ use crate::runner::{State, assess};
 pub struct Args {
     /// The pipeline's manifest; the last one run when left out
     pipeline: Option<PathBuf>,
-    /// Print JSON: {"pipeline", "stages": [{"name", "kind", "state", "why"}], "mixes": […]}, every stage in run order
+    /// Print JSON: {"pipeline", "stages": [{"name", "kind", "state", "why"}], "mixes": […], "forecasts": […]}, every
+    /// stage in run order
     #[arg(long)]
     json: bool,
+    /// Measure how fast this machine trains, for the forecast of time; takes seconds to minutes, once for each shape
+    #[arg(long)]
+    calibrate: bool,
 }
 
 impl Args {
@@ -24,8 +29,11 @@ impl Args {
         let (plan, store) = project(surroundings, self.pipeline.as_deref())?;
         let stages = assess(&plan, &store)?;
         let mixes = mixes(&plan, &store, &stages)?;
+        let forecasts = forecasts(&plan, &store, &stages, &mixes, self.calibrate)?;
         if self.json {
-            let json = serde_json::json!({ "pipeline": plan.name, "stages": stages, "mixes": mixes });
+            let json = serde_json::json!({
+                "pipeline": plan.name, "stages": stages, "mixes": mixes, "forecasts": forecasts
+            });
             return super::print_json(&json);
         }
         let to_run: Vec<_> = stages.iter().filter(|stage| stage.state != State::Fresh).collect();
@@ -42,6 +50,9 @@ impl Args {
         print!("{}", table(&["", "stage", "state", "why"], rows));
         for mix in mixes.iter().filter(|mix| to_run.iter().any(|stage| stage.name == mix.stage)) {
             print!("\n{}", mix.show());
+        }
+        for forecast in &forecasts {
+            print!("\n{}", forecast.show());
         }
         Ok(())
     }

@@ -31,6 +31,8 @@ pub struct StageEntry {
     /// A list, or a template that gives one.
     pub foreach: Option<Located>,
     pub resources: Option<Table>,
+    /// `config.json` of the model that the stage will bring, for forecasts.
+    pub expect: Option<Located>,
     /// All other keys.
     pub parameters: Table,
 }
@@ -84,7 +86,8 @@ impl StageEntry {
         };
         let foreach = parameters.remove("foreach").map(|entry| entry.value);
         let resources = parameters.remove("resources").map(|entry| entry.value.table("`resources`")).transpose()?;
-        Ok(Self { name, place, kind, kind_place, foreach, resources, parameters })
+        let expect = parameters.remove("expect").map(|entry| entry.value);
+        Ok(Self { name, place, kind, kind_place, foreach, resources, expect, parameters })
     }
 
     /// The values of `foreach`, whose templates are filled in; each becomes an instance's name.

@@ -93,6 +93,15 @@ fn stage_schema(kind: &KindSchema) -> Value {
                 }),
             );
             properties.insert(
+                "expect".to_owned(),
+                json!({
+                    "type": "string",
+                    "description":
+                        "A `config.json` in the workspace: the model that the stage will bring. `cmx plan` forecasts \
+                         with it before it is there.",
+                }),
+            );
+            properties.insert(
                 "resources".to_owned(),
                 json!({
                     "type": "object",

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
 use crate::weights::nf4;
 
 /// The sizes of a Mixtral, under the names that transformers gives them.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Config {
     pub vocab_size: usize,
     pub hidden_size: usize,
@@ -27,6 +27,8 @@ pub struct Config {
     pub sliding_window: Option<usize>,
     pub bos_token_id: Option<u32>,
     pub eos_token_id: Option<u32>,
+    /// The linear layers but the output are stored packed to 4 bits.
+    pub packed: bool,
 }
 
 /// The file, as versions 4 and 5 of transformers write it. Fields that do not bear on the arithmetic are ignored.
@@ -78,7 +80,12 @@ impl Config {
                 error
             });
         }
-        let text = std::fs::read_to_string(&path).context(|| format!("cannot read {}", path.display()))?;
+        Self::read(&path)
+    }
+
+    /// Reads a `config.json` wherever it lies; the same errors.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).context(|| format!("cannot read {}", path.display()))?;
         let value: serde_json::Value = serde_json::from_str(&text)
             .map_err(|error| Error::invalid(format!("{} is not valid JSON", path.display())).caused_by(error))?;
         let wrong = |why: String| Error::invalid(format!("{}: {why}", path.display()));
@@ -188,6 +195,7 @@ impl File {
             sliding_window: self.sliding_window,
             bos_token_id: self.bos_token_id,
             eos_token_id: self.eos_token_id,
+            packed: self.quantization_config.is_some(),
         })
     }
 }

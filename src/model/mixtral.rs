@@ -141,6 +141,7 @@ impl Mixtral {
         let load = |name: String, shape: &[usize]| -> Result<Parameter> {
             check(&name, &checkpoint.shape(&name)?, shape)?;
             let value = checkpoint.tensor(&name, device)?.to_dtype(DType::F32)?.contiguous()?;
+            checkpoint.release(&name);
             Ok(Parameter::frozen(name, value))
         };
         let (width, inner) = (config.hidden_size, config.intermediate_size);
@@ -155,6 +156,7 @@ impl Mixtral {
             if storage == Storage::Bfloat16 && checkpoint.spec(&name)?.dtype == Dtype::BF16 {
                 check(&name, &checkpoint.shape(&name)?, &[out, input])?;
                 let matrix = Half::stored(checkpoint.bytes(&name)?, (out, input));
+                checkpoint.release(&name);
                 return Ok(Linear::new(Weight::Frozen(name, Box::new(matrix))));
             }
             let parameter = load(name, &[out, input])?;

@@ -4,6 +4,7 @@ mod attention;
 mod config;
 mod experts;
 mod generation;
+mod layout;
 mod linear;
 mod mixtral;
 mod nf4;

@@ -214,6 +214,12 @@ impl Binder<'_> {
         }
     }
 
+    /// Absolute path of a file in the workspace.
+    pub fn file(&self, value: &Located) -> Result<PathBuf> {
+        let path = self.workspace.join(self.source(value)?);
+        if path.is_file() { Ok(path) } else { Err(value.error("a file is expected here", "this is a folder")) }
+    }
+
     fn source(&self, value: &Located) -> Result<PathBuf> {
         let text = value.string("an input")?;
         if text.is_empty() {

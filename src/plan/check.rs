@@ -17,17 +17,22 @@ pub(super) fn check_parameters(
     table: &Table,
     place: &Place,
 ) -> Result<()> {
+    check(&unresolved(parameters, inputs)).map_err(|fault| error(&fault, name, table, place))
+}
+
+/// Parameters with every input as its type reads it, as far as it is known before anything runs.
+pub(super) fn unresolved(parameters: &Value, inputs: &[Bound]) -> Value {
     let mut parameters = parameters.clone();
     for bound in inputs {
         if let Some(slot) = parameters.pointer_mut(&bound.pointer) {
-            *slot = unresolved(bound);
+            *slot = unresolved_input(bound);
         }
     }
-    check(&parameters).map_err(|fault| error(&fault, name, table, place))
+    parameters
 }
 
 /// An input as its type reads it (`stages/inputs.rs`), without the paths that are not known yet.
-fn unresolved(bound: &Bound) -> Value {
+fn unresolved_input(bound: &Bound) -> Value {
     match &bound.origin {
         Origin::Input(_) => json!({ "from": bound.written, "path": "" }),
         Origin::Documents(_) | Origin::DatasetDocuments { .. } => json!({ "from": bound.written, "files": [] }),

@@ -53,7 +53,7 @@ pub(crate) struct Kinds<'a> {
 }
 
 /// Names that a user's kind can't give to a parameter: they mean something in a stage or in a command line.
-const RESERVED: [&str; 7] = ["use", "foreach", "resources", "command", "output", "scratch", "threads"];
+const RESERVED: [&str; 8] = ["use", "foreach", "resources", "expect", "command", "output", "scratch", "threads"];
 
 impl<'a> Kinds<'a> {
     /// `stages/` of the workspace and, over it, `stages/` beside the pipeline.

@@ -28,6 +28,7 @@ struct Draft<'a> {
     /// Defaults below, the stage's own above, templates filled in.
     table: Table,
     resources: Resources,
+    expect: Option<Located>,
     view: PathBuf,
     provides: Option<(String, Form)>,
 }
@@ -243,6 +244,7 @@ fn draft<'a>(
         view: view(kind, &name, dataset.as_deref())?,
         provides: kind.manifest.provides.and_then(|form| Some((dataset?, form))),
         resources: read_resources(&resources)?,
+        expect: entry.expect.as_ref().map(|value| scope.expand(value)).transpose()?,
         kind: kind.clone(),
         entry,
         name,
@@ -391,6 +393,7 @@ fn read_node(draft: &Draft<'_>, node: NodeIndex, binder: &Binder<'_>) -> Result<
         command,
         parameters,
         resources: draft.resources,
+        expect: draft.expect.as_ref().map(|value| binder.file(value)).transpose()?,
         view: draft.view.clone(),
         provides: draft.provides.clone(),
         inputs,

@@ -7,6 +7,7 @@ pub mod key;
 mod kinds;
 mod load;
 mod order;
+mod outlook;
 mod resolve;
 mod workspace;
 
@@ -32,6 +33,7 @@ pub use key::Key;
 pub use kinds::kind_schemas;
 pub(crate) use kinds::{KindSpec, Kinds};
 pub use load::{manifests_in, pipeline_name, registry};
+pub use outlook::Origin as InputOrigin;
 pub use workspace::{CACHE, REGISTRY, find_workspace};
 
 /// A pipeline, resolved as far as that is possible before anything runs.
@@ -64,6 +66,8 @@ pub struct Node {
     /// All parameters, defaults filled in, inputs as written.
     pub parameters: Value,
     pub resources: Resources,
+    /// Absolute path of a `config.json`: the model that the stage will bring. No part of the key.
+    pub expect: Option<PathBuf>,
     /// Where the view of the artifact stands, relative to the workspace: `outputs/train`, `outputs/split-books`.
     pub view: PathBuf,
     /// The dataset and the form of it that the stage provides.

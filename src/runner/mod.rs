@@ -26,6 +26,7 @@ use crate::store::{Digest, Store};
 
 pub use assess::{Assessment, Explanation, State, assess, explain};
 pub use event::RunEvent;
+pub use pools::memory as host_memory;
 pub use record::newest_log;
 pub use task::Task;
 

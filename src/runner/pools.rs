@@ -63,14 +63,14 @@ impl Pools {
 
 /// Bytes of memory of this host.
 #[cfg(target_os = "linux")]
-fn memory() -> u64 {
+pub fn memory() -> u64 {
     let info = rustix::system::sysinfo();
     (info.totalram as u64).saturating_mul(u64::from(info.mem_unit))
 }
 
 /// Where the host does not say, memory is no bound.
 #[cfg(not(target_os = "linux"))]
-fn memory() -> u64 {
+pub fn memory() -> u64 {
     u64::MAX
 }
 

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Input, Stage, Work};
+use super::{Input, Outlook, Prospect, Stage, Work};
 use crate::error::{Context, Error, Result};
 use crate::tokenizer::{Added, Tokenizer};
 
@@ -27,6 +27,10 @@ pub struct AddTokens {
 impl Stage for AddTokens {
     const KIND: &'static str = "add-tokens";
     const REVISION: u32 = 1;
+
+    fn prospect(&self, inputs: &dyn Outlook) -> Option<Prospect> {
+        Some(Prospect::tokenizer(inputs.vocabulary(&self.tokenizer).map(|before| before + self.tokens.len())))
+    }
 
     fn run(&self, work: &mut Work) -> Result<()> {
         let tokenizer = Tokenizer::open(self.tokenizer.path())?;

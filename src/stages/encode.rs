@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Dataset, Fault, Input, Stage, Work};
+use super::{Dataset, Fault, Input, Outlook, Prospect, Stage, Work};
 use line::{Dropout, Encoded, Form, LineEncoder};
 
 use crate::corpus::{
@@ -167,6 +167,10 @@ impl Stage for Encode {
                 .hint("leave `passes` out, and train several `epochs`"));
         }
         Ok(())
+    }
+
+    fn prospect(&self, _: &dyn Outlook) -> Option<Prospect> {
+        Some(Prospect::blocks(self.sequence_length))
     }
 
     fn run(&self, work: &mut Work) -> Result<()> {

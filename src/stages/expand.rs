@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Input, Stage, Work};
+use super::{Input, Outlook, Prospect, Stage, Work};
 use crate::error::{Context, Error, Result};
 use crate::events::Unit;
 use crate::tokenizer::Tokenizer;
@@ -45,6 +45,14 @@ enum Init {
 impl Stage for Expand {
     const KIND: &'static str = "expand";
     const REVISION: u32 = 3;
+
+    fn prospect(&self, inputs: &dyn Outlook) -> Option<Prospect> {
+        let config = inputs.model(&self.model).and_then(|config| {
+            let vocab_size = inputs.vocabulary(&self.tokenizer)?;
+            Ok(crate::model::Config { vocab_size, ..config })
+        });
+        Some(Prospect::model(config))
+    }
 
     fn run(&self, work: &mut Work) -> Result<()> {
         let folder = self.model.path();

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Input, Stage, Work};
+use super::{Input, Outlook, Prospect, Stage, Work};
 use crate::error::{Context, Error, Result};
 use crate::events::Unit;
 use crate::model::Config;
@@ -29,6 +29,10 @@ pub struct Export {
 impl Stage for Export {
     const KIND: &'static str = "export";
     const REVISION: u32 = 1;
+
+    fn prospect(&self, inputs: &dyn Outlook) -> Option<Prospect> {
+        Some(Prospect::model(inputs.model(&self.model).map(|config| Config { packed: true, ..config })))
+    }
 
     fn run(&self, work: &mut Work) -> Result<()> {
         let packing = Packing::new(self.block_size, self.double_quant)?;

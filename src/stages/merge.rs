@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Input, Stage, Work};
+use super::{Input, Outlook, Prospect, Stage, Work};
 use crate::error::{Context, Error, Result};
 use crate::events::Unit;
 use crate::weights::Checkpoint;
@@ -29,6 +29,11 @@ pub struct Merge {
 impl Stage for Merge {
     const KIND: &'static str = "merge";
     const REVISION: u32 = 1;
+
+    fn prospect(&self, inputs: &dyn Outlook) -> Option<Prospect> {
+        let config = inputs.model(&self.model);
+        Some(Prospect::model(config.map(|config| crate::model::Config { packed: false, ..config })))
+    }
 
     fn run(&self, work: &mut Work) -> Result<()> {
         let sharing = Sharing::of(&self.model.from);

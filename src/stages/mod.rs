@@ -14,6 +14,7 @@ mod merge;
 mod names;
 mod new_model;
 mod parquet2jsonl;
+mod prospect;
 mod split;
 mod train;
 mod train_tokenizer;
@@ -26,10 +27,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::Result;
+use crate::training::forecast::Subject;
 
 pub use fault::Fault;
 pub use inputs::{Dataset, Documents, Form, Input, Share, Source};
 pub use names::Names;
+pub use prospect::{Known, Outlook, Prospect};
 pub use work::{Progress, Work};
 
 /// A kind of stage. The parameter struct is the stage.
@@ -42,6 +45,16 @@ pub trait Stage: DeserializeOwned + Serialize + JsonSchema {
     /// name only: a plan asks this before anything runs. It is asked again before [`Self::run`].
     fn check(&self) -> Result<(), Fault> {
         Ok(())
+    }
+
+    /// What the stage will make of inputs that may not be there yet: a plan asks. `None`: only running it tells.
+    fn prospect(&self, _: &dyn Outlook) -> Option<Prospect> {
+        None
+    }
+
+    /// What a stage that trains will train, on blocks of `length` tokens: a plan asks, to forecast memory and time.
+    fn subject(&self, _: &dyn Outlook, _length: usize) -> Option<Known<Subject>> {
+        None
     }
 
     fn run(&self, work: &mut Work) -> Result<()>;
@@ -58,6 +71,8 @@ pub struct Kind {
     pub manifest: &'static str,
     schema: fn() -> Schema,
     check: Check,
+    prospect: fn(&serde_json::Value, &dyn Outlook) -> Option<Prospect>,
+    subject: fn(&serde_json::Value, &dyn Outlook, usize) -> Option<Known<Subject>>,
     run: fn(serde_json::Value, &mut Work) -> Result<()>,
 }
 
@@ -70,6 +85,8 @@ impl Kind {
             manifest,
             schema: || schemars::schema_for!(S),
             check: |parameters| read::<S>(parameters).map(|_| ()),
+            prospect: |parameters, outlook| read::<S>(parameters).ok()?.prospect(outlook),
+            subject: |parameters, outlook, length| read::<S>(parameters).ok()?.subject(outlook, length),
             run: |parameters, work| read::<S>(&parameters)?.run(work),
         }
     }
@@ -82,6 +99,21 @@ impl Kind {
     /// Checks parameters, whose inputs need not be resolved: any path stands for them.
     pub fn check(&self) -> Check {
         self.check
+    }
+
+    /// [`Stage::prospect`] of parameters whose inputs need not be resolved.
+    pub fn prospect(&self, parameters: &serde_json::Value, outlook: &dyn Outlook) -> Option<Prospect> {
+        (self.prospect)(parameters, outlook)
+    }
+
+    /// [`Stage::subject`] of parameters whose inputs need not be resolved.
+    pub fn subject(
+        &self,
+        parameters: &serde_json::Value,
+        outlook: &dyn Outlook,
+        length: usize,
+    ) -> Option<Known<Subject>> {
+        (self.subject)(parameters, outlook, length)
     }
 
     /// Runs the stage with resolved parameters.

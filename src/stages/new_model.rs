@@ -6,9 +6,10 @@ use safetensors::Dtype;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Fault, Input, Stage, Work};
+use super::{Fault, Input, Outlook, Prospect, Stage, Work};
 use crate::error::{Context, Result};
 use crate::events::Unit;
+use crate::model::Config;
 use crate::tokenizer::Tokenizer;
 use crate::weights::float::python_float;
 use crate::weights::{Float, Layout, MAX_SHARD_BYTES, Normal, Spec};
@@ -119,6 +120,10 @@ impl Stage for NewModel {
         Ok(())
     }
 
+    fn prospect(&self, inputs: &dyn Outlook) -> Option<Prospect> {
+        Some(Prospect::model(inputs.vocabulary(&self.tokenizer).map(|vocabulary| self.shape(vocabulary))))
+    }
+
     fn run(&self, work: &mut Work) -> Result<()> {
         let tokenizer = Tokenizer::open(self.tokenizer.path())?;
         let tensors = self.tensors(tokenizer.vocab_size());
@@ -151,34 +156,32 @@ impl Stage for NewModel {
 }
 
 impl NewModel {
-    /// Names and shapes of transformers v4's `MixtralForCausalLM`.
+    /// The sizes as the model has them.
+    fn shape(&self, vocabulary: usize) -> Config {
+        Config {
+            vocab_size: vocabulary,
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            num_hidden_layers: self.num_hidden_layers,
+            num_attention_heads: self.num_attention_heads,
+            num_key_value_heads: self.num_key_value_heads,
+            head_dim: self.hidden_size / self.num_attention_heads,
+            num_local_experts: self.num_local_experts,
+            num_experts_per_tok: self.num_experts_per_tok,
+            max_position_embeddings: self.max_position_embeddings,
+            rms_norm_eps: self.rms_norm_eps,
+            rope_theta: self.rope_theta,
+            sliding_window: None,
+            bos_token_id: None,
+            eos_token_id: None,
+            packed: false,
+        }
+    }
+
     fn tensors(&self, vocabulary: usize) -> BTreeMap<String, Spec> {
         let dtype: Dtype = self.torch_dtype.float().dtype();
-        let (hidden, inner) = (self.hidden_size, self.intermediate_size);
-        let key_value = hidden / self.num_attention_heads * self.num_key_value_heads;
-        let mut tensors = BTreeMap::new();
-        let mut add =
-            |name: String, shape: &[usize]| tensors.insert(format!("{name}.weight"), Spec::new(dtype, shape));
-        add("model.embed_tokens".to_owned(), &[vocabulary, hidden]);
-        add("lm_head".to_owned(), &[vocabulary, hidden]);
-        add("model.norm".to_owned(), &[hidden]);
-        for layer in (0..self.num_hidden_layers).map(|layer| format!("model.layers.{layer}")) {
-            add(format!("{layer}.input_layernorm"), &[hidden]);
-            add(format!("{layer}.post_attention_layernorm"), &[hidden]);
-            for (name, rows) in
-                [("q_proj", hidden), ("k_proj", key_value), ("v_proj", key_value), ("o_proj", hidden)]
-            {
-                add(format!("{layer}.self_attn.{name}"), &[rows, hidden]);
-            }
-            add(format!("{layer}.block_sparse_moe.gate"), &[self.num_local_experts, hidden]);
-            for expert in 0..self.num_local_experts {
-                let expert = format!("{layer}.block_sparse_moe.experts.{expert}");
-                add(format!("{expert}.w1"), &[inner, hidden]);
-                add(format!("{expert}.w2"), &[hidden, inner]);
-                add(format!("{expert}.w3"), &[inner, hidden]);
-            }
-        }
-        tensors
+        let weights = self.shape(vocabulary).weights().into_iter();
+        weights.map(|(name, shape)| (name, Spec::new(dtype, shape))).collect()
     }
 
     /// `config.json` as transformers v4 writes it: keys sorted, two spaces, numbers as Python prints them.

@@ -9,13 +9,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Dataset, Fault, Input, Progress, Share, Stage, Work};
+use super::{Dataset, Fault, Input, Known, Outlook, Progress, Prospect, Share, Stage, Work};
 use crate::corpus::Blocks;
 use crate::error::{Context, Error, Result, nearest};
 use crate::events::Unit;
 use crate::model::{Mixtral, Precision, Storage};
+use crate::training::forecast::{Subject, Trained};
 use crate::training::{self, Adam, Host, Mix, Report, ScheduleShape, Scheduler, Settings, Validation, tensorboard};
-use crate::weights::adapter::{self, AdapterConfig};
+use crate::weights::adapter::{self, AdapterConfig, is_named};
 use crate::weights::rewrite::{Companions, Sharing, share_companions};
 
 /// The split that is trained on, and the one whose loss is watched, as in the original project.
@@ -170,11 +171,43 @@ impl Stage for Train {
         Ok(())
     }
 
+    fn prospect(&self, inputs: &dyn Outlook) -> Option<Prospect> {
+        Some(match self.method {
+            Method::Full => Prospect::model(inputs.model(&self.model)),
+            Method::Lora => Prospect::unknown("an adapter is no model: merge it first (`use = \"merge\"`)"),
+        })
+    }
+
+    fn subject(&self, inputs: &dyn Outlook, length: usize) -> Option<Known<Subject>> {
+        Some(inputs.model(&self.model).map(|config| Subject {
+            config,
+            packed: self.quantization == Quantization::Nf4,
+            precision: self.precision,
+            trained: match self.method {
+                Method::Full => Trained::All,
+                Method::Lora => Trained::Adapters {
+                    rank: self.lora.rank,
+                    dropout: self.lora.dropout > 0.0,
+                    target_modules: self.lora.target_modules.clone(),
+                    modules_to_save: self.lora.modules_to_save.clone(),
+                },
+            },
+            sequences: self.batch_size,
+            length,
+            recompute: self.gradient_checkpointing,
+        }))
+    }
+
     fn run(&self, work: &mut Work) -> Result<()> {
         training::keep_freed_memory();
         let mix = self.open_mix()?;
         let validation = self.open_validation()?;
-        let mut model = Mixtral::open_as(self.model.path(), &Device::Cpu, |module| self.storage(module))?;
+        let storage = |module: &str| {
+            let saved = self.lora.modules_to_save.iter().any(|saved| is_named(module, saved));
+            let whole = saved || self.method == Method::Full;
+            Storage::in_training(module, whole, self.quantization == Quantization::Nf4, self.precision)
+        };
+        let mut model = Mixtral::open_as(self.model.path(), &Device::Cpu, storage)?;
         model.set_precision(self.precision);
         self.choose_weights(&mut model)?;
         let settings = self.settings(&model);
@@ -206,6 +239,7 @@ impl Stage for Train {
         let report = training::train(&model, &mix, &validation, &settings, work.scratch(), &host)?;
         host.progress.finish();
         let seconds = started.elapsed().as_secs_f64();
+        let peak = training::peak_memory();
 
         self.write(&model, work.output())?;
         write_records(&report, work.output())?;
@@ -231,6 +265,9 @@ impl Stage for Train {
         }
         let made = plan.tokens as f64 * (plan.steps - report.resumed_at) as f64 / plan.steps as f64;
         work.metric("tokens_per_second", (made / seconds).round());
+        if let Some(peak) = peak {
+            work.metric("peak_memory", peak);
+        }
         Ok(())
     }
 }
@@ -312,17 +349,6 @@ impl Train {
     }
 
     /// Adds the adapters, and says which weights are trained.
-    /// How a linear layer is held: what is trained in float32, the rest as small as asked for.
-    fn storage(&self, module: &str) -> Storage {
-        let whole = self.lora.modules_to_save.iter().any(|saved| ends_in(module, saved));
-        match (self.quantization, self.precision) {
-            _ if whole || self.method == Method::Full => Storage::Float32,
-            (Quantization::Nf4, _) if module != "lm_head" => Storage::Nf4,
-            (_, Precision::Bfloat16) => Storage::Bfloat16,
-            (_, Precision::Float32) => Storage::Float32,
-        }
-    }
-
     fn choose_weights(&self, model: &mut Mixtral) -> Result<()> {
         if self.method == Method::Full {
             if model.is_packed() {
@@ -336,7 +362,7 @@ impl Train {
         let linears = model.linear_modules();
         let others = ["model.embed_tokens".to_owned(), "lm_head".to_owned(), "model.norm".to_owned()];
         for target in target_modules {
-            if ends_in("lm_head", target) || ends_in("model.embed_tokens", target) {
+            if is_named("lm_head", target) || is_named("model.embed_tokens", target) {
                 return Err(Error::invalid(format!("`lora.target_modules`: `{target}` cannot have an adapter"))
                     .hint(format!("put `{target}` in `lora.modules_to_save`, which trains it whole")));
             }
@@ -348,10 +374,10 @@ impl Train {
                 return Err(Error::invalid(format!("`{module}` can't be trained whole and have an adapter")));
             }
         }
-        let adapted = |module: &str| target_modules.iter().any(|target| ends_in(module, target));
+        let adapted = |module: &str| target_modules.iter().any(|target| is_named(module, target));
         model.add_adapters(*rank, *alpha, *dropout, self.seed, adapted)?;
         model.train_only(|name| {
-            let whole = modules_to_save.iter().any(|module| ends_in(name.trim_end_matches(".weight"), module));
+            let whole = modules_to_save.iter().any(|module| is_named(name.trim_end_matches(".weight"), module));
             whole || name.ends_with(".lora_A.weight") || name.ends_with(".lora_B.weight")
         });
         Ok(())
@@ -391,16 +417,11 @@ impl Train {
     }
 }
 
-/// Whether `name` is `end` or ends in `.end`: how PEFT matches modules.
-fn ends_in(name: &str, end: &str) -> bool {
-    name.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-}
-
 /// That at least one module has this name.
 fn known<'a>(parameter: &str, name: &str, modules: impl IntoIterator<Item = &'a String>) -> Result<()> {
     let mut ends = BTreeSet::new();
     for module in modules {
-        if ends_in(module, name) {
+        if is_named(module, name) {
             return Ok(());
         }
         ends.insert(module.rsplit('.').next().unwrap_or(module));

@@ -8,7 +8,7 @@ use rayon::ThreadPoolBuilder;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Documents, Fault, Stage, Work};
+use super::{Documents, Fault, Outlook, Prospect, Stage, Work};
 use crate::corpus::each_text;
 use crate::error::{Context, Error, Result};
 use crate::events::Unit;
@@ -78,6 +78,10 @@ impl Stage for TrainTokenizer {
             return wrong("vocab_size", &format!("must be above {special}, the number of special pieces"));
         }
         Ok(())
+    }
+
+    fn prospect(&self, _: &dyn Outlook) -> Option<Prospect> {
+        Some(Prospect::tokenizer(Ok(self.vocab_size)))
     }
 
     fn run(&self, work: &mut Work) -> Result<()> {

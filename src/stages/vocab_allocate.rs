@@ -13,7 +13,7 @@ use super::vocab_search::sizes::Sizes;
 use super::vocab_search::sweep::Curve;
 use super::vocab_search::text::{Base, Corpus, Training, rules, special_pieces};
 use super::vocab_search::{check_recipe, save_extended, save_trained};
-use super::{Documents, Fault, Input, Stage, Work};
+use super::{Documents, Fault, Input, Outlook, Prospect, Stage, Work};
 use crate::error::{Context, Error, Result};
 use crate::events::Unit;
 use crate::files;
@@ -146,6 +146,10 @@ impl Stage for VocabAllocate {
             }
         }
         Ok(())
+    }
+
+    fn prospect(&self, inputs: &dyn Outlook) -> Option<Prospect> {
+        Some(Prospect::tokenizer(inputs.vocabulary(&self.base).map(|base| base + self.add)))
     }
 
     fn run(&self, work: &mut Work) -> Result<()> {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::train_tokenizer::side_by_side;
-use super::{Documents, Fault, Input, Stage, Work};
+use super::{Documents, Fault, Input, Outlook, Prospect, Stage, Work};
 use crate::error::{Context, Error, Result};
 use crate::events::Unit;
 use crate::files;
@@ -105,6 +105,12 @@ impl Stage for VocabSearch {
             return Err(Fault::new(at_fault, no_room(smallest, most, special)).hint(NO_ROOM_ADVICE));
         }
         check_recipe("scripts", self.recipe, &self.scripts)
+    }
+
+    /// Known where the manifest says how many pieces there will be; else the search finds it.
+    fn prospect(&self, inputs: &dyn Outlook) -> Option<Prospect> {
+        let add = self.add?;
+        Some(Prospect::tokenizer(inputs.vocabulary(&self.base).map(|base| base + add)))
     }
 
     fn run(&self, work: &mut Work) -> Result<()> {

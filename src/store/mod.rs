@@ -9,6 +9,7 @@
 //! cache/pool/<hash>               files that a source named by their hash, linked from artifacts; `.part`: unfinished
 //! cache/quarantine/               artifacts that were found altered, kept for their owner to look at
 //! cache/runs/<run>.jsonl          events of a run; one log file per stage in the folder beside it
+//! cache/calibrations/             how fast this machine trains which shapes
 //! cache/digests.redb              what need not be read twice: digests of files, seals of artifacts, dates of use
 //! cache/names/<pipeline>          the manifest that gave its pipeline this name
 //! cache/last                      the manifest that was run last
@@ -18,6 +19,7 @@
 //! files hashed → fsynced → tree written → one rename → folder fsynced → receipt.
 
 mod artifact;
+mod calibration;
 mod digest;
 mod gc;
 mod known;

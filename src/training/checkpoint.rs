@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
@@ -174,6 +175,7 @@ impl Checkpoints {
                     Kind::First => optimiser.first[index] = values,
                     Kind::Second => optimiser.second[index] = values,
                 }
+                shard.release_tensor(&name);
             }
         }
         Ok(records)
@@ -233,8 +235,15 @@ impl From<Error> for Unusable {
     }
 }
 
+/// Read in pieces, not mapped: a map would add the whole file to the memory of a training.
 fn digest(path: &Path) -> Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_mmap_rayon(path).context(|| format!("cannot read {}", path.display()))?;
+    const PIECE: usize = 4 << 20;
+    let cannot_read = || format!("cannot read {}", path.display());
+    let mut file = File::open(path).context(cannot_read)?;
+    let (mut hasher, mut piece) = (blake3::Hasher::new(), Vec::with_capacity(PIECE));
+    while file.by_ref().take(PIECE as u64).read_to_end(&mut piece).context(cannot_read)? > 0 {
+        hasher.update_rayon(&piece);
+        piece.clear();
+    }
     Ok(hasher.finalize().to_hex().to_string())
 }

@@ -1,4 +1,5 @@
-//! Keeping freed memory for the next step, instead of giving it back to the system and faulting it in again.
+//! Memory of this process: what it keeps for the next step, instead of giving it back to the system and faulting it in again,
+//! and how much that was at most.
 
 /// Tells the C library to keep what is freed. A training step frees all its activations, and the next one wants the
 /// same sizes: without this a tenth of the time went into clearing pages. Holds for the whole process; does nothing
@@ -20,4 +21,12 @@ pub fn keep_freed_memory() {
             mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_MAX);
         }
     }
+}
+
+/// The most bytes that this process had in memory at one time; `None` where the system does not say.
+pub fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kibibytes << 10)
 }

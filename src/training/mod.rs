@@ -6,7 +6,9 @@
 
 mod batch;
 mod blend;
+mod calibration;
 mod checkpoint;
+pub mod forecast;
 mod memory;
 mod mix;
 mod optimiser;
@@ -18,8 +20,9 @@ mod schedule;
 pub mod tensorboard;
 
 pub use blend::{Blend, Pass, Place, Share};
+pub use calibration::{Speed, calibrate};
 pub use checkpoint::Checkpoints;
-pub use memory::keep_freed_memory;
+pub use memory::{keep_freed_memory, peak_memory};
 pub use mix::Mix;
 pub use optimiser::{Adam, AdamW, clipping, decays, global_norm};
 pub use permutation::Permutation;

@@ -45,6 +45,11 @@ pub struct AdapterConfig {
     pub alpha_pattern: Map<String, Value>,
 }
 
+/// Whether the module `name` is `end` or ends in `.end`: how PEFT matches the names of a list.
+pub fn is_named(name: &str, end: &str) -> bool {
+    name.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
 impl AdapterConfig {
     /// Reads `adapter_config.json`, whatever PEFT's version; an adapter of another kind than plain LoRA is an error.
     pub fn read(path: &Path) -> Result<Self> {

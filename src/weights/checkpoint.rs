@@ -149,7 +149,7 @@ impl Checkpoint {
     }
 
     /// Takes the pages of a tensor out of memory, when a walk through the model is done with it.
-    pub(super) fn release(&self, name: &str) {
+    pub fn release(&self, name: &str) {
         if let Some(view) = self.views.get(name) {
             self.shards[view.shard].release(view.range.clone());
         }

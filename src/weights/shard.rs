@@ -151,6 +151,13 @@ impl Shard {
         Ok(())
     }
 
+    /// [`Self::release`] of a tensor.
+    pub fn release_tensor(&self, name: &str) {
+        if let Some(stored) = self.tensors.get(name) {
+            self.release(stored.range.clone());
+        }
+    }
+
     /// Takes pages that were read out of this process's memory; they come back from the file when they are read
     /// again. Without it, whoever walks through a model has all of it resident at the end.
     #[cfg(unix)]
