@@ -14,8 +14,11 @@ use crate::corpus::Blocks;
 use crate::error::{Context, Error, Result, nearest};
 use crate::events::Unit;
 use crate::model::{Mixtral, Precision, Storage};
+use crate::tokenizer::Tokenizer;
 use crate::training::forecast::{Subject, Trained};
-use crate::training::{self, Adam, Host, Mix, Report, ScheduleShape, Scheduler, Settings, Validation, tensorboard};
+use crate::training::{
+    self, Adam, Host, Mix, Record, Report, ScheduleShape, Scheduler, Settings, Validation, tensorboard,
+};
 use crate::weights::adapter::{self, AdapterConfig, is_named};
 use crate::weights::rewrite::{Companions, Sharing, share_companions};
 
@@ -201,7 +204,7 @@ impl Stage for Train {
     fn run(&self, work: &mut Work) -> Result<()> {
         training::keep_freed_memory();
         let mix = self.open_mix()?;
-        let validation = self.open_validation()?;
+        let validation = self.open_validation(work)?;
         let storage = |module: &str| {
             let saved = self.lora.modules_to_save.iter().any(|saved| is_named(module, saved));
             let whole = saved || self.method == Method::Full;
@@ -253,13 +256,15 @@ impl Stage for Train {
             work.metric("loss_first", first);
             work.metric("loss_last", last);
         }
-        let evaluations = report.records.evaluations();
-        if let Some((_, losses)) = evaluations.last() {
-            let before = report.records.evaluations().next().map(|(_, losses)| losses);
-            for (name, loss) in losses {
-                work.metric(format!("validation_loss_{name}"), *loss);
-                if let Some(before) = before.and_then(|losses| losses.get(name)) {
-                    work.metric(format!("validation_loss_before_{name}"), *before);
+        let evaluated = |record: &&Record| record.validation.is_some();
+        let records = &report.records.0;
+        for (when, record) in [("before_", records.iter().find(evaluated)), ("", records.iter().rfind(evaluated))] {
+            let Some(record) = record else { continue };
+            for (figure, values) in
+                [("validation_loss", &record.validation), ("bits_per_byte", &record.bits_per_byte)]
+            {
+                for (name, value) in values.iter().flatten() {
+                    work.metric(format!("{figure}_{when}{name}"), *value);
                 }
             }
         }
@@ -302,14 +307,21 @@ impl Train {
         Mix::new(self.mix.iter().map(open).collect::<Result<_>>()?)
     }
 
-    fn open_validation(&self) -> Result<Vec<Validation>> {
+    fn open_validation(&self, work: &Work) -> Result<Vec<Validation>> {
+        let folder = self.model.path();
+        let has_tokenizer = ["tokenizer.model", "tokenizer.json"].iter().any(|name| folder.join(name).exists());
+        let tokenizer = has_tokenizer.then(|| Tokenizer::open(folder)).transpose()?;
+        if tokenizer.is_none() && !self.valid.is_empty() {
+            work.info("the model has no tokenizer: validation losses are not given in bits per byte");
+        }
         let open = |dataset: &Dataset| {
             let blocks = open_split(dataset, DEV, Blocks::open)?;
             if blocks.is_empty() {
                 return Err(Error::invalid(format!("the validation set of {} has no token blocks", dataset.name))
                     .hint("its split is shorter than one block: change the split's ratio or the sequence length"));
             }
-            Ok(Validation { name: dataset.name.clone(), blocks })
+            let bytes = tokenizer.as_ref().map(|tokenizer| predicted_bytes(&blocks, tokenizer)).transpose()?;
+            Ok(Validation { name: dataset.name.clone(), blocks, bytes })
         };
         self.valid.iter().map(open).collect()
     }
@@ -446,6 +458,18 @@ fn open_split<T>(dataset: &Dataset, split: &str, open: fn(&Path) -> Result<T>) -
             .hint(format!("its splits in datasets.toml are {splits}"))
     })?;
     open(&path.join(folder)).context(|| format!("cannot open the dataset {}", dataset.name))
+}
+
+/// Bytes of the text of all blocks, without that of their first tokens, which nothing predicts. A character that a block's
+/// end cuts counts as it is decoded.
+fn predicted_bytes(blocks: &Blocks, tokenizer: &Tokenizer) -> Result<u64> {
+    let mut bytes = 0;
+    for row in 0..blocks.len() {
+        let ids = blocks.row(row)?;
+        let first = tokenizer.decode(&ids[..ids.len().min(1)])?.len();
+        bytes += tokenizer.decode(&ids)?.len().saturating_sub(first) as u64;
+    }
+    Ok(bytes)
 }
 
 /// `metrics.jsonl`, and the same figures as a TensorBoard event file.

@@ -20,7 +20,7 @@ use crate::weights::{Float, Layout, MAX_SHARD_BYTES, Spec};
 const SMALL: f64 = 2e11;
 
 /// Tokens of the two timings of a larger model's layers.
-const TOKENS: [usize; 2] = [64, 256];
+const TOKENS: [usize; 2] = [64, 512];
 
 /// What a step is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -30,6 +30,10 @@ pub struct Record {
     /// Mean cross-entropy of each validation set, in nats per token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation: Option<BTreeMap<String, f64>>,
+    /// The same in bits per byte of text, which compares models with different vocabularies; where the model's tokenizer
+    /// is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bits_per_byte: Option<BTreeMap<String, f64>>,
 }
 
 /// The records of a run so far, in order.

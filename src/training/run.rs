@@ -49,6 +49,8 @@ pub struct Settings {
 pub struct Validation {
     pub name: String,
     pub blocks: Blocks,
+    /// Bytes of the text that the predicted tokens stand for, where that is known: all but the first of each block.
+    pub bytes: Option<u64>,
 }
 
 /// Who runs the training: is told how far it is, and may stop it.
@@ -189,7 +191,7 @@ impl Run<'_> {
         if done || self.validation.is_empty() {
             return Ok(());
         }
-        let mut losses = BTreeMap::new();
+        let (mut losses, mut bits) = (BTreeMap::new(), BTreeMap::new());
         for set in self.validation {
             let mut total = Loss::default();
             let rows: Vec<usize> = (0..set.blocks.len()).collect();
@@ -206,6 +208,9 @@ impl Run<'_> {
                 return Err(self.diverged(format!("the loss on {}", set.name), total.mean()));
             }
             losses.insert(set.name.clone(), figure(total.mean()));
+            if let Some(bytes) = set.bytes.filter(|&bytes| bytes > 0) {
+                bits.insert(set.name.clone(), figure(total.sum / std::f64::consts::LN_2 / bytes as f64));
+            }
         }
         let described: Vec<String> = losses.iter().map(|(name, loss)| format!("{name} {loss:.4}")).collect();
         self.host.info(format!("step {}: validation loss {}", self.step, described.join(", ")));
@@ -217,6 +222,7 @@ impl Run<'_> {
             gradient_norm: None,
             blocks: None,
             validation: Some(losses),
+            bits_per_byte: Some(bits).filter(|bits| !bits.is_empty()),
         });
         Ok(())
     }
@@ -279,6 +285,7 @@ impl Run<'_> {
             gradient_norm: Some(figure(norm)),
             blocks: Some(drawn),
             validation: None,
+            bits_per_byte: None,
         });
         Ok(())
     }

@@ -52,8 +52,10 @@ pub fn events(records: &Records) -> Vec<u8> {
             .into_iter()
             .filter_map(|(tag, scalar)| Some(Value { tag: tag.to_owned(), simple_value: scalar? as f32 }))
             .collect();
-        for (name, loss) in record.validation.iter().flatten() {
-            value.push(Value { tag: format!("validation/{name}"), simple_value: *loss as f32 });
+        for (group, figures) in [("validation", &record.validation), ("bits_per_byte", &record.bits_per_byte)] {
+            for (name, figure) in figures.iter().flatten() {
+                value.push(Value { tag: format!("{group}/{name}"), simple_value: *figure as f32 });
+            }
         }
         let summary = Some(Summary { value });
         frame(
@@ -105,6 +107,7 @@ mod tests {
             gradient_norm: None,
             blocks: None,
             validation: None,
+            bits_per_byte: None,
         };
         let file = events(&Records(vec![record]));
         let first = 12 + 9 + 15 + 4;

@@ -81,7 +81,7 @@ impl Fixture {
     ) -> Result<(Vec<Vec<f32>>, String)> {
         let model = self.model(lora);
         let mix = Mix::new(vec![("toy".into(), vec![self.blocks("train")], Amount::Ratio(1.5))]).unwrap();
-        let validation = [Validation { name: "toy".into(), blocks: self.blocks("dev") }];
+        let validation = [Validation { name: "toy".into(), blocks: self.blocks("dev"), bytes: None }];
         let report = train(&model, &mix, &validation, settings, scratch, host)?;
         let weights = model.trained().iter().map(|p| p.value.flatten_all().unwrap().to_vec1().unwrap()).collect();
         Ok((weights, report.records.to_jsonl()?))
@@ -182,7 +182,7 @@ fn the_loss_falls() {
             Settings { max_steps: Some(80), neftune_alpha: 0.0, embedding_learning_rate: None, ..settings() };
         let model = fixture.model(lora);
         let mix = Mix::new(vec![("toy".into(), vec![fixture.blocks("train")], Amount::Ratio(1.0))]).unwrap();
-        let validation = [Validation { name: "toy".into(), blocks: fixture.blocks("dev") }];
+        let validation = [Validation { name: "toy".into(), blocks: fixture.blocks("dev"), bytes: None }];
         let report = train(&model, &mix, &validation, &settings, scratch.path(), &host(None)).unwrap();
         let losses: Vec<f64> = report.records.evaluations().map(|(_, losses)| losses["toy"]).collect();
         assert!(losses[0] > 3.0 && losses[losses.len() - 1] < 1.6, "{losses:?}");
