@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::attention::Place;
 use super::linear::{Inner, Linear};
-use super::ops::{self, Routing};
+use super::ops::{self, RouterFactors, Routing};
 use super::parameter::{Gradients, Parameter};
 use super::precision::Kept;
 use crate::error::{Error, Result};
@@ -45,6 +45,12 @@ struct ExpertTrace {
     inner: [Option<Tensor>; 3],
 }
 
+impl Trace {
+    pub fn routing(&self) -> &Routing {
+        &self.routing
+    }
+}
+
 impl ExpertBlock {
     /// x [n, width] plus the block's output.
     pub fn forward(&self, x: &Tensor, place: &Place) -> Result<(Tensor, Trace)> {
@@ -69,11 +75,12 @@ impl ExpertBlock {
     }
 
     /// Adds the gradient that reaches x through the block to `dx`, which holds the gradient of the output, as the
-    /// residual passes it on.
+    /// residual passes it on. `router` is what the router's own losses add.
     pub fn backward(
         &self,
         x: &Tensor,
         trace: Trace,
+        router: &RouterFactors,
         place: &Place,
         gradients: &Gradients,
         dx: &Tensor,
@@ -84,6 +91,7 @@ impl ExpertBlock {
             outputs.into_iter().map(|output| output.map(Kept::restore).transpose()).collect::<Result<_>>()?;
         let dlogits = routing.logits_backward(&outputs, dx)?;
         drop(outputs);
+        routing.add_losses(router, &dlogits)?;
         let dnormed = ops::zeros(normed.shape())?;
         self.gate.backward((&normed, gate_inner.as_ref()), &dlogits, place.pass, gradients, &dnormed, false)?;
         // Each expert's trace is taken by its task, so that it is freed when the task is done.

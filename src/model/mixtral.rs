@@ -10,7 +10,9 @@ use super::config::Config;
 use super::experts::{Expert, ExpertBlock, Trace as ExpertTrace};
 use super::linear::{Linear, Lora, Pass, Storage, Weight};
 use super::nf4::Nf4;
-use super::ops::{self, AttentionShape, Half, IGNORED, Loss, Rope, Stream};
+use super::ops::{
+    self, AttentionShape, Half, IGNORED, Loss, LossFactors, Rope, RouterFactors, RouterLosses, RouterSums, Stream,
+};
 use super::parameter::{Gradients, Parameter};
 use super::precision::{Kept, Precision};
 use crate::error::{Error, Result};
@@ -91,6 +93,29 @@ impl Batch {
     }
 }
 
+/// What a training pass differentiates: the sum of these losses, each times its factor.
+#[derive(Clone, Copy, Debug)]
+pub struct Objective {
+    /// Of the summed cross-entropy, and of the summed (ln Z)² of the output (PaLM).
+    pub predictions: LossFactors,
+    /// Of the routers' losses, which are means over all positions of all layers.
+    pub router: RouterLosses,
+}
+
+impl Objective {
+    /// `factor` times the summed cross-entropy, and nothing else.
+    pub fn cross_entropy(factor: f32) -> Self {
+        Self { predictions: LossFactors { sum: factor, z: 0.0 }, router: RouterLosses::default() }
+    }
+}
+
+/// The losses of a batch in training, without the factors of their [`Objective`].
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Losses {
+    pub predictions: Loss,
+    pub router: RouterLosses,
+}
+
 /// What a layer leaves for the backward pass.
 struct LayerTrace {
     x: Kept,
@@ -109,8 +134,15 @@ impl Layer {
     }
 
     /// Turns `dx`, the gradient of the layer's output, into that of its input.
-    fn backward(&self, trace: LayerTrace, dx: &Tensor, place: &Place, gradients: &Gradients) -> Result<()> {
-        self.experts.backward(&trace.middle.restore()?, trace.experts, place, gradients, dx)?;
+    fn backward(
+        &self,
+        trace: LayerTrace,
+        dx: &Tensor,
+        router: &RouterFactors,
+        place: &Place,
+        gradients: &Gradients,
+    ) -> Result<()> {
+        self.experts.backward(&trace.middle.restore()?, trace.experts, router, place, gradients, dx)?;
         self.attention.backward(&trace.x.restore()?, trace.attention, place, gradients, dx)
     }
 }
@@ -259,18 +291,18 @@ impl Mixtral {
         Ok(loss)
     }
 
-    /// The summed loss of a batch in training; adds to `gradients` those of `scale` times the sum. `neftune` is the
-    /// strength of the noise on the embeddings (Jain et al. 2023), 0 for none. With `recompute`, layers keep only
-    /// their inputs and run forward again on the way back: less memory, more time, the same bits.
+    /// The losses of a batch in training; adds to `gradients` those of the objective. `neftune` is the strength of the
+    /// noise on the embeddings (Jain et al. 2023), 0 for none. With `recompute`, layers keep only their inputs and run
+    /// forward again on the way back: less memory, more time, the same bits.
     pub fn train(
         &self,
         batch: &Batch,
-        scale: f32,
+        objective: Objective,
         pass: Pass,
         neftune: f64,
         recompute: bool,
         gradients: &Gradients,
-    ) -> Result<Loss> {
+    ) -> Result<Losses> {
         let (length, count) = (batch.length, batch.ids.len());
         let documents = batch.documents.as_deref();
         let rope = self.rope_of(length, documents);
@@ -284,8 +316,10 @@ impl Mixtral {
         }
         let mut x = self.precision.rounded(x)?;
         let mut traces = Vec::new();
+        let mut sums = RouterSums::default();
         for layer in &self.layers {
             let (y, trace) = layer.forward(x, &place, None)?;
+            sums.add(trace.experts.routing());
             traces.push(if recompute { Err(trace.x) } else { Ok(trace) });
             x = y;
         }
@@ -297,7 +331,7 @@ impl Mixtral {
         for run in self.runs(count) {
             let normed = normed.narrow(0, run.start, run.len())?;
             let (logits, _) = self.head.forward(&normed, None)?;
-            loss += ops::cross_entropy(&logits, &batch.labels[run.clone()], Some(scale))?;
+            loss += ops::cross_entropy(&logits, &batch.labels[run.clone()], Some(objective.predictions))?;
             let dnormed = dnormed.narrow(0, run.start, run.len())?;
             self.head.backward((&normed, None), &logits, None, gradients, &dnormed, false)?;
         }
@@ -308,15 +342,16 @@ impl Mixtral {
             gradients.add(&self.norm, &dnorm)?;
         }
 
+        let router = sums.factors(&objective.router);
         for (layer, trace) in self.layers.iter().zip(traces).rev() {
             let trace = match trace {
                 Ok(trace) => trace,
                 Err(input) => layer.forward(input.restore()?, &place, None)?.1,
             };
-            layer.backward(trace, &dx, &place, gradients)?;
+            layer.backward(trace, &dx, &router, &place, gradients)?;
         }
         gradients.add_rows(&self.embedding, &batch.ids, &dx)?;
-        Ok(loss)
+        Ok(Losses { predictions: loss, router: sums.losses() })
     }
 
     /// The last layer's output after the final norm, [n, width].

@@ -15,9 +15,9 @@ mod precision;
 pub use config::Config;
 pub use generation::{Generator, Sampling};
 pub use linear::{Linear, Lora, Pass, Storage, Weight};
-pub use mixtral::{Batch, KeyValueCache, Mixtral};
+pub use mixtral::{Batch, KeyValueCache, Losses, Mixtral, Objective};
 pub use nf4::Nf4;
-pub use ops::{IGNORED, Loss};
+pub use ops::{IGNORED, Loss, LossFactors, RouterLosses};
 pub use parameter::{Gradients, Parameter};
 pub use precision::Precision;
 

@@ -13,11 +13,11 @@ use super::{Dataset, Fault, Input, Known, Outlook, Progress, Prospect, Share, St
 use crate::corpus::Blocks;
 use crate::error::{Context, Error, Result, nearest};
 use crate::events::Unit;
-use crate::model::{Mixtral, Precision, Storage};
+use crate::model::{Mixtral, Precision, RouterLosses, Storage};
 use crate::tokenizer::Tokenizer;
 use crate::training::forecast::{Subject, Trained};
 use crate::training::{
-    self, Adam, Host, Mix, Record, Report, ScheduleShape, Scheduler, Settings, Validation, tensorboard,
+    self, Adam, Auxiliary, Host, Mix, Record, Report, ScheduleShape, Scheduler, Settings, Validation, tensorboard,
 };
 use crate::weights::adapter::{self, AdapterConfig, is_named};
 use crate::weights::rewrite::{Companions, Sharing, share_companions};
@@ -66,6 +66,12 @@ pub struct Train {
     max_grad_norm: f64,
     /// Strength of the noise on the embeddings (NEFTune); 0: none.
     neftune_alpha: f64,
+    /// Coefficient of the load-balancing loss of the routers; 0: none.
+    router_aux_loss: f64,
+    /// Coefficient of the mean squared ln Z of the routers' logits; 0: none.
+    router_z_loss: f64,
+    /// Coefficient of the mean squared ln Z of the output's logits; 0: none.
+    z_loss: f64,
     /// Steps between evaluations; 0: only before the first step and after the last.
     evaluation_steps: u64,
     /// Steps between checkpoints; 0: only when interrupted.
@@ -136,6 +142,9 @@ impl Stage for Train {
             ("weight_decay", self.weight_decay),
             ("max_grad_norm", self.max_grad_norm),
             ("neftune_alpha", self.neftune_alpha),
+            ("router_aux_loss", self.router_aux_loss),
+            ("router_z_loss", self.router_z_loss),
+            ("z_loss", self.z_loss),
             ("lora.alpha", self.lora.alpha),
         ] {
             if !(value >= 0.0 && value.is_finite()) {
@@ -352,6 +361,10 @@ impl Train {
             keep_checkpoints: self.keep_checkpoints,
             seed: self.seed,
             neftune_alpha: self.neftune_alpha,
+            auxiliary: Auxiliary {
+                z: self.z_loss,
+                router: RouterLosses { balance: self.router_aux_loss, z: self.router_z_loss },
+            },
             gradient_checkpointing: self.gradient_checkpointing,
             ignored: match self.recipe {
                 Recipe::Clean => None,

@@ -50,7 +50,7 @@ mod tests {
     use super::*;
     use crate::corpus::{BlockWriter, Blocks, Layout, Packer, Packing, Recipe, Rules};
     use crate::model::fixture::{formula, tiny_config, write_model};
-    use crate::model::{Gradients, Loss, Mixtral, Pass};
+    use crate::model::{Gradients, Loss, Mixtral, Objective, Pass};
 
     fn model(sliding_window: &serde_json::Value) -> Mixtral {
         let folder = tempfile::tempdir().unwrap();
@@ -69,9 +69,11 @@ mod tests {
         let mut loss = Loss::default();
         for batch in batches {
             let pass = Pass::new(1, 1);
-            let trained = model.train(batch, 1.0 / count as f32, pass, 0.0, false, &mut gradients).unwrap();
-            assert_eq!(trained, model.loss(batch).unwrap());
-            loss += trained;
+            let trained = model
+                .train(batch, Objective::cross_entropy(1.0 / count as f32), pass, 0.0, false, &mut gradients)
+                .unwrap();
+            assert_eq!(trained.predictions, model.loss(batch).unwrap());
+            loss += trained.predictions;
         }
         let values =
             (0..gradients.len()).map(|at| gradients.get(at).unwrap().flatten_all().unwrap().to_vec1().unwrap());

@@ -13,7 +13,7 @@ use super::memory::keep_freed_memory;
 use super::optimiser::{Adam, AdamW, clipping, global_norm};
 use crate::error::{Context, Error, Result};
 use crate::model::ops::{Stream, uniform};
-use crate::model::{Batch, Config, Gradients, Mixtral, Pass};
+use crate::model::{Batch, Config, Gradients, Mixtral, Objective, Pass};
 use crate::weights::{Float, Layout, MAX_SHARD_BYTES, Spec};
 
 /// A micro-batch of at most so many operations is timed itself: a few seconds.
@@ -123,7 +123,14 @@ fn time(subject: &Subject, sizes: &[(usize, usize)], folder: &Path) -> Result<Ti
         let batch = Batch::next_tokens(&blocks, |_| true)?;
         gradients.clear();
         let started = Instant::now();
-        model.train(&batch, 1e-3, Pass::new(0, number), 0.0, subject.recompute, &mut gradients)?;
+        model.train(
+            &batch,
+            Objective::cross_entropy(1e-3),
+            Pass::new(0, number),
+            0.0,
+            subject.recompute,
+            &mut gradients,
+        )?;
         let step = started.elapsed().as_secs_f64();
         let norm = global_norm(&mut gradients)?;
         optimiser.step(&parameters, &mut gradients, clipping(norm, 1.0), |_| 1e-6, number)?;

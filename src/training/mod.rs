@@ -28,5 +28,5 @@ pub use optimiser::{Adam, AdamW, clipping, decays, global_norm};
 pub use permutation::Permutation;
 pub use plan::{Extent, Plan};
 pub use record::{Record, Records};
-pub use run::{Host, Report, Settings, Validation, train};
+pub use run::{Auxiliary, Host, Report, Settings, Validation, train};
 pub use schedule::{Schedule, Scheduler, Shape as ScheduleShape};

@@ -24,6 +24,13 @@ pub struct Record {
     /// Before clipping.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gradient_norm: Option<f64>,
+    /// The losses beside the cross-entropy, where they have a coefficient, and before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub z_loss: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub router_aux_loss: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub router_z_loss: Option<f64>,
     /// Of each dataset of the mix, the blocks that the step read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blocks: Option<BTreeMap<String, u64>>,

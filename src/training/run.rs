@@ -10,7 +10,7 @@ use super::schedule::{Schedule, Shape};
 use super::{Extent, Mix, Plan, Record, Records};
 use crate::corpus::Blocks;
 use crate::error::{Error, Result};
-use crate::model::{Gradients, Loss, Mixtral, Pass};
+use crate::model::{Gradients, Loss, LossFactors, Mixtral, Objective, Pass, RouterLosses};
 
 /// Everything that a run's course depends on, apart from model and data.
 #[derive(Clone, Debug)]
@@ -39,10 +39,20 @@ pub struct Settings {
     pub seed: u64,
     /// Strength of NEFTune's noise; 0: none.
     pub neftune_alpha: f64,
+    /// Coefficients of the losses beside the cross-entropy; 0: none.
+    pub auxiliary: Auxiliary,
     /// Layers keep only their inputs and run again on the way back. Changes memory and time, no bit of the result.
     pub gradient_checkpointing: bool,
     /// A token that is never to be predicted.
     pub ignored: Option<u32>,
+}
+
+/// What is added to the cross-entropy, or its coefficients.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Auxiliary {
+    /// The mean of (ln Z)² of the output, over the positions that count (PaLM).
+    pub z: f64,
+    pub router: RouterLosses,
 }
 
 /// A set of token blocks whose loss is watched.
@@ -220,6 +230,9 @@ impl Run<'_> {
             learning_rate: None,
             embedding_learning_rate: None,
             gradient_norm: None,
+            z_loss: None,
+            router_aux_loss: None,
+            router_z_loss: None,
             blocks: None,
             validation: Some(losses),
             bits_per_byte: Some(bits).filter(|bits| !bits.is_empty()),
@@ -233,7 +246,9 @@ impl Run<'_> {
         let order = self.mix.blend().pass(self.settings.seed, epoch);
         let mut drawn = BTreeMap::new();
         self.gradients.clear();
+        let Settings { auxiliary, neftune_alpha, gradient_checkpointing, .. } = *self.settings;
         let mut mean = 0.0;
+        let mut others = Auxiliary::default();
         for micro in 0..gradient_accumulation_steps {
             self.host.check()?;
             let first = (within * gradient_accumulation_steps as u64 + micro as u64) * batch_size as u64;
@@ -249,24 +264,33 @@ impl Run<'_> {
                 continue;
             }
             // The mean over the tokens of a micro-batch, and over the micro-batches, as transformers' Trainer.
-            let scale = 1.0 / (predictions * gradient_accumulation_steps) as f32;
+            let factor = 1.0 / (predictions * gradient_accumulation_steps) as f32;
+            let part = 1.0 / gradient_accumulation_steps as f64;
+            let objective = Objective {
+                predictions: LossFactors { sum: factor, z: auxiliary.z as f32 * factor },
+                router: RouterLosses { balance: auxiliary.router.balance * part, z: auxiliary.router.z * part },
+            };
             let pass = Pass::new(self.settings.seed, self.step * gradient_accumulation_steps as u64 + micro as u64);
-            let Settings { neftune_alpha, gradient_checkpointing, .. } = *self.settings;
-            let loss = self.model.train(
+            let losses = self.model.train(
                 &batch,
-                scale,
+                objective,
                 pass,
                 neftune_alpha,
                 gradient_checkpointing,
                 &mut self.gradients,
             )?;
-            mean += loss.mean() / gradient_accumulation_steps as f64;
+            mean += losses.predictions.mean() * part;
+            others.z += losses.predictions.mean_z() * part;
+            others.router.balance += losses.router.balance * part;
+            others.router.z += losses.router.z * part;
         }
         let norm = global_norm(&mut self.gradients)?;
         if !(mean.is_finite() && norm.is_finite()) {
             let (what, value) = if mean.is_finite() { ("the gradient's norm", norm) } else { ("the loss", mean) };
             return Err(self.diverged(what.to_owned(), value));
         }
+        // A loss that does not enter the gradient is not noted.
+        let noted = |coefficient: f64, value: f64| (coefficient > 0.0).then(|| figure(value));
         let factor = self.schedule.factor(self.step);
         let rate = factor * self.settings.learning_rate;
         let embedding_rate = self.settings.embedding_learning_rate.map(|peak| factor * peak);
@@ -283,6 +307,9 @@ impl Run<'_> {
             learning_rate: Some(figure(rate)),
             embedding_learning_rate: embedding_rate.map(figure),
             gradient_norm: Some(figure(norm)),
+            z_loss: noted(auxiliary.z, others.z),
+            router_aux_loss: noted(auxiliary.router.balance, others.router.balance),
+            router_z_loss: noted(auxiliary.router.z, others.router.z),
             blocks: Some(drawn),
             validation: None,
             bits_per_byte: None,

@@ -47,6 +47,9 @@ pub fn events(records: &Records) -> Vec<u8> {
             ("train/learning_rate", record.learning_rate),
             ("train/embedding_learning_rate", record.embedding_learning_rate),
             ("train/gradient_norm", record.gradient_norm),
+            ("train/z_loss", record.z_loss),
+            ("train/router_aux_loss", record.router_aux_loss),
+            ("train/router_z_loss", record.router_z_loss),
         ];
         let mut value: Vec<Value> = scalars
             .into_iter()
@@ -105,6 +108,9 @@ mod tests {
             learning_rate: None,
             embedding_learning_rate: None,
             gradient_norm: None,
+            z_loss: None,
+            router_aux_loss: None,
+            router_z_loss: None,
             blocks: None,
             validation: None,
             bits_per_byte: None,

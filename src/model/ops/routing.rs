@@ -12,9 +12,13 @@ const TOKENS: usize = 64;
 /// A batch of tokens sorted by expert. A *slot* is one of the `top` choices of a token; slots are numbered token by
 /// token, a token's in ascending order of expert.
 pub struct Routing {
-    tokens: usize,
+    pub(super) tokens: usize,
     top: usize,
-    experts: usize,
+    pub(super) experts: usize,
+    /// The softmax of the logits, [tokens, experts].
+    pub(super) probabilities: Vec<f32>,
+    /// Token → ln Z, Z being the sum that its softmax divides by.
+    pub(super) log_z: Vec<f32>,
     /// Slot → weight; a token's weights sum to 1.
     weights: Vec<f32>,
     /// Slot → expert.
@@ -43,16 +47,18 @@ impl Routing {
         let mut choices = Vec::with_capacity(tokens * top);
         let mut weights = Vec::with_capacity(tokens * top);
         let mut chosen = Vec::with_capacity(top);
-        let mut probabilities = vec![0f32; experts];
-        for logits in logits.chunks_exact(experts) {
+        let mut all = vec![0f32; tokens * experts];
+        let mut log_z = Vec::with_capacity(tokens);
+        for (logits, probabilities) in logits.chunks_exact(experts).zip(all.chunks_exact_mut(experts)) {
             let largest = maximum(logits);
             for (p, logit) in probabilities.iter_mut().zip(logits) {
                 *p = exp(logit - largest);
             }
             let total = sum(experts, |i| probabilities[i]);
-            for p in &mut probabilities {
+            for p in probabilities.iter_mut() {
                 *p /= total;
             }
+            log_z.push(total.ln() + largest);
             chosen.clear();
             for _ in 0..top {
                 let mut best = None;
@@ -88,7 +94,20 @@ impl Routing {
             token_of_row[row] = (slot / top) as u32;
             weight_of_row[row] = weights[slot];
         }
-        Ok(Self { tokens, top, experts, weights, choices, rows, token_of_row, weight_of_row, starts })
+        let probabilities = all;
+        Ok(Self {
+            tokens,
+            top,
+            experts,
+            probabilities,
+            log_z,
+            weights,
+            choices,
+            rows,
+            token_of_row,
+            weight_of_row,
+            starts,
+        })
     }
 
     /// The tokens that an expert gets, in ascending order: its rows.

@@ -104,6 +104,7 @@ fn settings() -> Settings {
         keep_checkpoints: 2,
         seed: 42,
         neftune_alpha: 5.0,
+        auxiliary: Auxiliary { z: 1e-4, router: RouterLosses { balance: 1e-2, z: 1e-3 } },
         gradient_checkpointing: false,
         ignored: None,
     }
