@@ -244,6 +244,10 @@ impl Mixtral {
         self.precision = precision;
     }
 
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
     pub fn config(&self) -> &Config {
         &self.config
     }

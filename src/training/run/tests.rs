@@ -9,11 +9,13 @@ use super::*;
 use crate::corpus::mix::Amount;
 use crate::corpus::{BlockWriter, Layout, Row};
 use crate::model::fixture::{tiny_config, write_model};
+use crate::model::{Precision, Storage};
 use crate::training::Scheduler;
 
 /// A model folder, token blocks, and room for checkpoints.
 struct Fixture {
     folder: TempDir,
+    precision: Precision,
 }
 
 /// Stops the run when the check is asked for the n-th time.
@@ -53,7 +55,7 @@ impl Fixture {
             }
             writer.finish(&layout).unwrap();
         }
-        Self { folder }
+        Self { folder, precision: Precision::Float32 }
     }
 
     fn blocks(&self, name: &str) -> Blocks {
@@ -61,7 +63,10 @@ impl Fixture {
     }
 
     fn model(&self, lora: bool) -> Mixtral {
-        let mut model = Mixtral::open(&self.folder.path().join("model"), &Device::Cpu).unwrap();
+        let precision = self.precision;
+        let storage = |module: &str| Storage::in_training(module, !lora || module == "lm_head", false, precision);
+        let mut model = Mixtral::open_as(&self.folder.path().join("model"), &Device::Cpu, storage).unwrap();
+        model.set_precision(precision);
         if lora {
             model.add_adapters(4, 8.0, 0.1, 5, |module| !module.ends_with("gate")).unwrap();
             model.train_only(|name| name.contains("lora_") || name.contains("embed") || name.contains("lm_head"));
@@ -112,8 +117,9 @@ fn settings() -> Settings {
 
 #[test]
 fn a_run_stopped_anywhere_and_continued_ends_with_the_same_bits() {
-    let fixture = Fixture::new();
-    for lora in [true, false] {
+    for (lora, precision) in [(true, Precision::Float32), (false, Precision::Float32), (true, Precision::Bfloat16)]
+    {
+        let fixture = Fixture { precision, ..Fixture::new() };
         let scratch = tempfile::tempdir().unwrap();
         let whole = fixture.run(lora, &settings(), scratch.path(), &host(None)).unwrap();
         for every in [1, 3, 8, 17] {
@@ -161,17 +167,19 @@ fn a_run_killed_without_warning_continues_from_the_last_checkpoint() {
 
 #[test]
 fn thread_counts_and_recomputation_change_no_bit() {
-    let fixture = Fixture::new();
-    let run = |threads: usize, gradient_checkpointing: bool| {
-        let settings = Settings { gradient_checkpointing, ..settings() };
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let scratch = tempfile::tempdir().unwrap();
-        // The pool runs a `Send` closure: everything else is made inside.
-        let path = scratch.path().to_owned();
-        pool.install(|| fixture.run(true, &settings, &path, &host(None)).unwrap())
-    };
-    let one = run(1, false);
-    assert!(one == run(2, false) && one == run(3, false) && one == run(2, true));
+    for precision in [Precision::Float32, Precision::Bfloat16] {
+        let fixture = Fixture { precision, ..Fixture::new() };
+        let run = |threads: usize, gradient_checkpointing: bool| {
+            let settings = Settings { gradient_checkpointing, ..settings() };
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let scratch = tempfile::tempdir().unwrap();
+            // The pool runs a `Send` closure: everything else is made inside.
+            let path = scratch.path().to_owned();
+            pool.install(|| fixture.run(true, &settings, &path, &host(None)).unwrap())
+        };
+        let one = run(1, false);
+        assert!(one == run(2, false) && one == run(3, false) && one == run(2, true));
+    }
 }
 
 #[test]
