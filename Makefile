@@ -57,6 +57,7 @@ parity: quickstart $(VENV)/installed $(VENV_2)/installed cmake
 	$(VENV)/bin/python tests/parity/transformers_logits.py $(CMX) outputs/merge
 	$(VENV)/bin/python tests/parity/peft_adapter.py $(CMX) outputs/expand outputs/train outputs/merge
 	$(VENV)/bin/python tests/parity/peft_merge.py $(CMX)
+	$(VENV)/bin/python tests/parity/tensorboard_events.py outputs/base outputs/train
 	$(VENV)/bin/python tests/parity/bitsandbytes_nf4.py $(CMX) outputs/merge
 	@if [ -d "$(SHARED)/tokenizers" ]; then set -x; \
 		$(VENV)/bin/python tests/parity/expand_means.py $(CMX) \

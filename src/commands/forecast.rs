@@ -44,6 +44,8 @@ struct OfShape {
     on_disk: OnDisk,
     memory: Memory,
     memory_total: u64,
+    /// Of the stage.
+    threads: usize,
     #[serde(skip)]
     subject: Subject,
 }
@@ -121,7 +123,7 @@ fn forecast(stage: &Node, mix: &Mix, stands: &Stands<'_>, measure: bool) -> Resu
             return Ok(forecast);
         }
     };
-    let of_shape = OfShape::new(subject, extent.gradient_accumulation_steps);
+    let of_shape = OfShape::new(subject, extent.gradient_accumulation_steps, threads(stage));
     forecast.tokens = forecast.tokens.or(forecast.steps.map(|steps| steps * of_shape.tokens_per_step));
     forecast.warnings = of_shape.warnings(stage);
     forecast.time = time(stage, &of_shape, &extent, stands, measure)?.map(|(seconds_per_step, from)| Time {
@@ -131,6 +133,15 @@ fn forecast(stage: &Node, mix: &Mix, stands: &Stands<'_>, measure: bool) -> Resu
     });
     forecast.of_shape = Some(of_shape);
     Ok(forecast)
+}
+
+/// Threads that a stage will have if it has all that it asks for.
+fn threads(stage: &Node) -> usize {
+    let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    match stage.resources.cpus {
+        0 => all,
+        cpus => cpus.min(all),
+    }
 }
 
 /// Seconds of a step, and how that is known: from the stage's last run, if that trained the same, or measured.
@@ -152,10 +163,7 @@ fn time(
         let from = format!("as its run of {day} on {host} with {threads}: {} tokens/s", count(speed as u64));
         return Ok(Some((of_shape.tokens_per_step as f64 / speed, from)));
     }
-    let threads = match stage.resources.cpus {
-        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        cpus => cpus,
-    };
+    let threads = of_shape.threads;
     let subject = serde_json::to_string(&of_shape.subject).context(|| "cannot name what is trained".to_owned())?;
     let name = format!("{subject} {} {threads} {}", host(), env!("CARGO_PKG_VERSION"));
     let name = Digest::of(name.as_bytes());
@@ -197,9 +205,9 @@ fn is_alike(receipt: &Receipt, stage: &Node, of_shape: &OfShape) -> bool {
 }
 
 impl OfShape {
-    fn new(subject: Subject, accumulation: usize) -> Self {
+    fn new(subject: Subject, accumulation: usize, threads: usize) -> Self {
         let forecast::Forecast { adapter_parameters: adapter, whole_parameters: whole, memory, .. } =
-            subject.forecast();
+            subject.forecast(threads);
         let written = adapter + whole;
         Self {
             tokens_per_step: (subject.sequences * subject.length * accumulation) as u64,
@@ -207,6 +215,7 @@ impl OfShape {
             on_disk: OnDisk { float32: 4 * written, bfloat16: 2 * written },
             memory,
             memory_total: memory.total(),
+            threads,
             subject,
         }
     }
@@ -234,9 +243,9 @@ impl OfShape {
     /// The change of parameters, none of which alters what is learnt but the packing, that needs less; those that do not
     /// suffice together are all named.
     fn advice(&self, there: u64) -> Option<String> {
-        let mut subject = self.subject.clone();
+        let (mut subject, threads) = (self.subject.clone(), self.threads);
         let mut changes = Vec::new();
-        let total = |subject: &Subject| subject.forecast().memory.total();
+        let total = |subject: &Subject| subject.forecast(threads).memory.total();
         if !subject.recompute {
             subject.recompute = true;
             changes.push("`gradient_checkpointing = true`".to_owned());

@@ -4,7 +4,6 @@ use candle_core::Tensor;
 
 use super::ops::{self, Panels, Stream};
 use super::parameter::{Gradients, Parameter};
-use super::precision::Precision;
 use crate::error::Result;
 
 /// y = x·Wᵀ, and with an adapter + scale · dropout(x)·Aᵀ·Bᵀ. Nowhere a bias.
@@ -30,19 +29,6 @@ pub enum Storage {
     Bfloat16,
     /// 4-bit NormalFloat in blocks of 64.
     Nf4,
-}
-
-impl Storage {
-    /// How a training holds a linear layer (`lm_head` is one): what is trained whole in float32; the rest as small as
-    /// asked for, the output never in four bits.
-    pub fn in_training(module: &str, whole: bool, nf4: bool, precision: Precision) -> Self {
-        match precision {
-            _ if whole => Self::Float32,
-            _ if nf4 && module != "lm_head" => Self::Nf4,
-            Precision::Bfloat16 => Self::Bfloat16,
-            Precision::Float32 => Self::Float32,
-        }
-    }
 }
 
 impl Weight {

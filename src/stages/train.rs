@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Dataset, Fault, Input, Known, Outlook, Progress, Prospect, Share, Stage, Work};
-use crate::corpus::Blocks;
+use crate::corpus::{Block, Blocks};
 use crate::error::{Context, Error, Result, nearest};
 use crate::events::Unit;
-use crate::model::{Mixtral, Precision, RouterLosses, Storage};
+use crate::model::{Mixtral, Precision, RouterLosses};
 use crate::tokenizer::Tokenizer;
 use crate::training::forecast::{Subject, Trained};
 use crate::training::{
@@ -195,15 +195,7 @@ impl Stage for Train {
             config,
             packed: self.quantization == Quantization::Nf4,
             precision: self.precision,
-            trained: match self.method {
-                Method::Full => Trained::All,
-                Method::Lora => Trained::Adapters {
-                    rank: self.lora.rank,
-                    dropout: self.lora.dropout > 0.0,
-                    target_modules: self.lora.target_modules.clone(),
-                    modules_to_save: self.lora.modules_to_save.clone(),
-                },
-            },
+            trained: self.trained(),
             sequences: self.batch_size,
             length,
             recompute: self.gradient_checkpointing,
@@ -214,12 +206,11 @@ impl Stage for Train {
         training::keep_freed_memory();
         let mix = self.open_mix()?;
         let validation = self.open_validation(work)?;
-        let storage = |module: &str| {
-            let saved = self.lora.modules_to_save.iter().any(|saved| is_named(module, saved));
-            let whole = saved || self.method == Method::Full;
-            Storage::in_training(module, whole, self.quantization == Quantization::Nf4, self.precision)
+        let mut model = {
+            let (trained, packed) = (self.trained(), self.quantization == Quantization::Nf4);
+            let storage = |module: &str| trained.storage(module, packed, self.precision);
+            Mixtral::open_as(self.model.path(), &Device::Cpu, storage)?
         };
-        let mut model = Mixtral::open_as(self.model.path(), &Device::Cpu, storage)?;
         model.set_precision(self.precision);
         self.choose_weights(&mut model)?;
         let settings = self.settings(&model);
@@ -329,7 +320,8 @@ impl Train {
                 return Err(Error::invalid(format!("the validation set of {} has no token blocks", dataset.name))
                     .hint("its split is shorter than one block: change the split's ratio or the sequence length"));
             }
-            let bytes = tokenizer.as_ref().map(|tokenizer| predicted_bytes(&blocks, tokenizer)).transpose()?;
+            let bytes =
+                tokenizer.as_ref().map(|tokenizer| predicted_bytes(&blocks, tokenizer)).transpose()?.flatten();
             Ok(Validation { name: dataset.name.clone(), blocks, bytes })
         };
         self.valid.iter().map(open).collect()
@@ -369,6 +361,19 @@ impl Train {
             ignored: match self.recipe {
                 Recipe::Clean => None,
                 Recipe::AsPublished => model.config().eos_token_id,
+            },
+        }
+    }
+
+    /// Which weights are trained, as a forecast sees it.
+    fn trained(&self) -> Trained {
+        match self.method {
+            Method::Full => Trained::All,
+            Method::Lora => Trained::Adapters {
+                rank: self.lora.rank,
+                dropout: self.lora.dropout > 0.0,
+                target_modules: self.lora.target_modules.clone(),
+                modules_to_save: self.lora.modules_to_save.clone(),
             },
         }
     }
@@ -473,16 +478,27 @@ fn open_split<T>(dataset: &Dataset, split: &str, open: fn(&Path) -> Result<T>) -
     open(&path.join(folder)).context(|| format!("cannot open the dataset {}", dataset.name))
 }
 
-/// Bytes of the text of all blocks, without that of their first tokens, which nothing predicts. A character that a block's
-/// end cuts counts as it is decoded.
-fn predicted_bytes(blocks: &Blocks, tokenizer: &Tokenizer) -> Result<u64> {
+/// Bytes of the text that the predicted tokens of all blocks stand for: of each document of a block all but the first. A
+/// character that a block's border cuts counts as it is decoded. `None` where labels say that a part is not predicted.
+fn predicted_bytes(blocks: &Blocks, tokenizer: &Tokenizer) -> Result<Option<u64>> {
     let mut bytes = 0;
     for row in 0..blocks.len() {
-        let ids = blocks.row(row)?;
-        let first = tokenizer.decode(&ids[..ids.len().min(1)])?.len();
-        bytes += tokenizer.decode(&ids)?.len().saturating_sub(first) as u64;
+        let Block { ids, labels, documents, .. } = blocks.block(row)?;
+        if ids.iter().zip(&labels).any(|(&id, &label)| i64::from(id) != label) {
+            return Ok(None);
+        }
+        let first_of = |at: usize| documents.as_ref().map_or(0, |documents| documents[at]);
+        let (mut start, mut end) = (0, 0);
+        while start < ids.len() {
+            while end < ids.len() && first_of(end) == first_of(start) {
+                end += 1;
+            }
+            let begins = tokenizer.decode(&ids[start..=start])?.len();
+            bytes += tokenizer.decode(&ids[start..end])?.len().saturating_sub(begins) as u64;
+            start = end;
+        }
     }
-    Ok(bytes)
+    Ok(Some(bytes))
 }
 
 /// `metrics.jsonl`, and the same figures as a TensorBoard event file.

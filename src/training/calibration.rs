@@ -36,10 +36,11 @@ pub struct Speed {
 /// Times training of the subject. A model of its sizes and random weights is written into `folder` and removed; its
 /// layers must fit in `memory` bytes.
 pub fn calibrate(subject: &Subject, folder: &Path, memory: u64) -> Result<Speed> {
+    let threads = rayon::current_num_threads();
     // As a training does.
     keep_freed_memory();
     let fits = |part: &Subject| {
-        let needed = part.forecast().memory.total();
+        let needed = part.forecast(threads).memory.total();
         if needed <= memory {
             return Ok(());
         }
@@ -50,7 +51,7 @@ pub fn calibrate(subject: &Subject, folder: &Path, memory: u64) -> Result<Speed>
             gib(memory)
         )))
     };
-    let Operations { layers, output } = subject.forecast().operations;
+    let Operations { layers, output } = subject.forecast(1).operations;
     if layers + output <= SMALL {
         fits(subject)?;
         let Timed { steps, update } = time(subject, &[(subject.sequences, subject.length); 3], folder)?;
@@ -69,7 +70,7 @@ pub fn calibrate(subject: &Subject, folder: &Path, memory: u64) -> Result<Speed>
         fits(&part)?;
         timed.push(time(&part, &sizes, folder)?);
     }
-    let small = TOKENS.map(|tokens| part(1, tokens).forecast().operations);
+    let small = TOKENS.map(|tokens| part(1, tokens).forecast(1).operations);
     // One more layer, and what is not a layer: each some seconds that are there for any number of tokens (weights are
     // read, or unpacked), and the rest in proportion to the operations.
     let line = |seconds: [f64; 2], operations: [f64; 2]| {
@@ -81,7 +82,7 @@ pub fn calibrate(subject: &Subject, folder: &Path, memory: u64) -> Result<Speed>
     let (layer_start, layer_slope) = line(layer, small.map(|operations| operations.layers));
     let (rest_start, rest_slope) = line(rest, small.map(|operations| operations.output));
     let count = subject.config.num_hidden_layers as f64;
-    let trained = |subject: &Subject| subject.forecast().parameters() as f64;
+    let trained = |subject: &Subject| subject.forecast(1).parameters() as f64;
     let per_parameter = timed[1].update / trained(&part(2, TOKENS[1]));
     Ok(Speed {
         seconds_per_micro_batch: count * layer_start + layer_slope * layers + rest_start + rest_slope * output,
@@ -103,8 +104,9 @@ struct Timed {
 
 /// Trains a model of these sizes on random tokens: once for nothing, then a micro-batch of each size (sequences, length).
 fn time(subject: &Subject, sizes: &[(usize, usize)], folder: &Path) -> Result<Timed> {
-    let model = write(&subject.config, folder)
-        .and_then(|()| Mixtral::open_as(folder, &Device::Cpu, |module| subject.storage(module)));
+    let packed = subject.packed || subject.config.packed;
+    let storage = |module: &str| subject.trained.storage(module, packed, subject.precision);
+    let model = write(&subject.config, folder).and_then(|()| Mixtral::open_as(folder, &Device::Cpu, storage));
     let removed = std::fs::remove_dir_all(folder).context(|| format!("cannot remove {}", folder.display()));
     let mut model = model?;
     removed?;

@@ -11,12 +11,12 @@ use crate::weights::adapter::is_named;
 
 /// Bytes of a float32.
 const FLOAT: u64 = 4;
-
 /// Bytes of a bfloat16.
 const HALF: u64 = 2;
 
-/// What the program takes before a weight is read: its own pages, threads, and buffers of matrix products.
-const PROGRAM: u64 = 24 << 20;
+/// What the program takes beside all this, measured: its own pages, threads, buffers of matrix products, and what the
+/// allocator cannot use.
+const PROGRAM: u64 = 60 << 20;
 
 /// A training as it bears on memory and time.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -117,12 +117,10 @@ impl Memory {
     }
 }
 
-/// What a weight is to a training.
+/// What the weights are to a training.
 struct Weights {
-    /// Bytes as they are held.
-    held: u64,
-    /// Values of the largest panel that is widened at one time, of a matrix that is not held in float32.
-    panel: u64,
+    /// Of the model, as it is held.
+    bytes: u64,
     /// Values that are trained whole.
     whole: u64,
     /// Values of the adapters.
@@ -152,24 +150,31 @@ impl Trained {
         }
     }
 
-    fn drops(&self) -> bool {
-        matches!(self, Self::Adapters { dropout: true, .. })
+    /// How the matrix of a linear layer is held: what is trained in float32, the rest as small as asked for. `packed`:
+    /// all but the output to 4 bits.
+    pub fn storage(&self, module: &str, packed: bool, precision: Precision) -> Storage {
+        match precision {
+            _ if self.whole(module) => Storage::Float32,
+            _ if packed && module != "lm_head" => Storage::Nf4,
+            Precision::Bfloat16 => Storage::Bfloat16,
+            Precision::Float32 => Storage::Float32,
+        }
     }
 }
 
 impl Subject {
-    pub fn forecast(&self) -> Forecast {
+    /// Where so many threads work: experts run beside each other.
+    pub fn forecast(&self, threads: usize) -> Forecast {
         let weights = self.weights();
         let trained = weights.whole + weights.adapter;
-        let (logits, working) = (self.logits(), self.working(weights.panel));
         let memory = Memory {
-            weights: weights.held,
+            weights: weights.bytes,
             adapter: FLOAT * weights.adapter,
             optimiser: 2 * FLOAT * trained,
             gradients: FLOAT * trained,
             activations: self.activations(weights.inner),
-            logits: FLOAT * logits,
-            working: FLOAT * working,
+            logits: FLOAT * self.logits(),
+            working: FLOAT * self.working(threads as u64),
             program: PROGRAM,
         };
         Forecast {
@@ -201,23 +206,24 @@ impl Subject {
     }
 
     fn weights(&self) -> Weights {
-        let mut sum = Weights { held: 0, panel: 0, whole: 0, adapter: 0, inner: 0 };
+        let mut sum = Weights { bytes: 0, whole: 0, adapter: 0, inner: 0 };
         for (name, shape) in self.config.weights() {
             let values = shape.iter().map(|&size| size as u64).product::<u64>();
             let module = name.strip_suffix(".weight").unwrap_or(&name);
-            let is_linear = shape.len() == 2 && !matches!(module, "model.embed_tokens" | "lm_head");
-            let storage = if is_linear || module == "lm_head" { self.storage(module) } else { Storage::Float32 };
-            sum.held += match storage {
+            let is_linear = shape.len() == 2 && module != "model.embed_tokens";
+            let storage = match module {
+                _ if !is_linear => Storage::Float32,
+                "lm_head" => self.trained.storage(module, self.packed, self.precision),
+                _ if self.config.packed => Storage::Nf4,
+                _ => self.trained.storage(module, self.packed, self.precision),
+            };
+            sum.bytes += match storage {
                 Storage::Float32 => FLOAT * values,
                 Storage::Bfloat16 => HALF * values,
                 // Two values in a byte, and a scale in float32 for each block of 64.
                 Storage::Nf4 => values.div_ceil(2) + FLOAT * values.div_ceil(64),
             };
-            if storage != Storage::Float32 {
-                // `Panels` in `model/ops/matmul.rs`.
-                sum.panel = sum.panel.max(values.min((1 << 16).max(128 * shape[1] as u64)));
-            }
-            if is_linear {
+            if is_linear && module != "lm_head" {
                 let rank = self.trained.rank(module);
                 sum.adapter += rank * (shape[0] + shape[1]) as u64;
                 sum.inner += rank * self.rows(module);
@@ -238,36 +244,22 @@ impl Subject {
         }
     }
 
-    /// How a linear layer is held.
-    pub(super) fn storage(&self, module: &str) -> Storage {
-        if self.config.packed && module != "lm_head" {
-            return Storage::Nf4;
-        }
-        Storage::in_training(module, self.trained.whole(module), self.packed, self.precision)
-    }
-
-    /// Bytes of an activation that is kept.
-    fn kept(&self) -> u64 {
-        match self.precision {
-            Precision::Float32 => FLOAT,
-            Precision::Bfloat16 => HALF,
-        }
-    }
-
-    /// Bytes that the layers keep (`Trace` in `model/attention.rs` and `model/experts.rs`), and the embedded tokens.
+    /// Bytes that the layers keep (`Trace` in `model/attention.rs` and `model/experts.rs`), and the last layer's output.
     /// `inner` are the values between the adapters' matrices, of all layers.
     fn activations(&self, inner: u64) -> u64 {
         let (n, slots, layers) = (self.tokens(), self.slots(), self.config.num_hidden_layers as u64);
         let Widths { hidden, inner: wide, queries, keys } = self.widths();
-        let kept = self.kept();
-        // The block's input, queries, keys, values, the attention's output; its logarithms.
-        let attention =
-            n * (kept * (hidden + 2 * queries + 2 * keys) + FLOAT * self.config.num_attention_heads as u64);
-        // The input, and of each slot both branches and the output, and five numbers of the routing.
-        let experts = n * kept * hidden + slots * (kept * (hidden + 2 * wide) + 5 * FLOAT);
-        let layer = attention + experts + FLOAT * inner / layers;
-        let all = if self.recompute { layers * n * kept * hidden + layer } else { layers * layer };
-        all + n * FLOAT * hidden
+        let value = match self.precision {
+            Precision::Float32 => FLOAT,
+            Precision::Bfloat16 => HALF,
+        };
+        // Both blocks' inputs, queries, keys, values, the attention's output; of each slot both branches and the output.
+        let kept = n * (2 * hidden + 2 * queries + 2 * keys) + slots * (2 * wide + hidden);
+        // The attention's logarithms, and five numbers of the routing.
+        let small = n * self.config.num_attention_heads as u64 + slots * 5 + inner / layers;
+        let layer = value * kept + FLOAT * small;
+        let kept = if self.recompute { layers * value * n * hidden + layer } else { layers * layer };
+        kept + FLOAT * n * hidden
     }
 
     /// Values of a run of logits (`Mixtral::runs`), and beside them the normed output and its gradient.
@@ -279,23 +271,24 @@ impl Subject {
     }
 
     /// Values that the way back through a layer needs at one time beside what was kept.
-    fn working(&self, panel: u64) -> u64 {
-        let n = self.tokens();
+    fn working(&self, threads: u64) -> u64 {
+        let (n, slots, count) = (self.tokens(), self.slots(), self.config.num_local_experts as u64);
         let Widths { hidden, inner, queries, keys } = self.widths();
-        // The block's input again, and gradients of the residual stream, of the norm's output, and what the output left.
-        let stream = n * 4 * hidden;
-        // The gradients of the experts' inputs. As many experts at a time as there are threads, each with four values of
-        // its inner width (and both branches again, where they were kept in half), the gradients of its rows, a row
-        // that passes through dropout, and a panel. The busiest has half as many rows again as the mean.
-        let experts = self.config.num_local_experts as u64;
-        let busy = std::thread::available_parallelism().map_or(1, |threads| threads.get() as u64).min(experts);
-        let rows = self.slots().min(3 * self.slots() / (2 * experts));
-        let dropped = if self.trained.drops() { hidden.max(inner) } else { 0 };
-        let branches = if self.precision == Precision::Float32 { 4 } else { 6 };
-        let experts = self.slots() * hidden + busy * (rows * (branches * inner + 2 * hidden + dropped) + panel);
-        // Of queries, keys and values, per head and put together.
-        let attention = n * (3 * queries + 4 * keys) + panel;
-        stream + experts.max(attention)
+        let half = u64::from(self.precision == Precision::Bfloat16);
+        // What the output left, the gradient of the residual stream, the block's input if it was rounded, its norm, and
+        // the norm's gradient.
+        let stream = n * (5 + half) * hidden;
+        // Of as many experts as run at one time: the output's gradient and four values of the inner width, or six if
+        // both branches were rounded. All experts' outputs are not there any more. The busiest experts have a quarter
+        // more rows than the mean.
+        let busy = slots.min(5 * slots * threads.min(count) / (4 * count));
+        let experts = (busy * (hidden + (4 + 2 * half) * inner)).saturating_sub(slots * hidden);
+        // Of queries, keys and values, per head and put together; both branches of the experts are not there any more.
+        let rounded = half * (2 * queries + 2 * keys);
+        let attention = (n * (3 * queries + 4 * keys + rounded)).saturating_sub(2 * slots * inner);
+        // Frozen weights in fewer bits are widened panel by panel.
+        let panels = threads * (128 * hidden.max(inner)).max(1 << 16);
+        stream + experts.max(attention) + panels
     }
 
     /// Forward, again if layers keep only their inputs, and back: to the input of every linear layer, and to each weight
@@ -359,7 +352,7 @@ mod tests {
             length: 2048,
             recompute: true,
         };
-        let forecast = subject.forecast();
+        let forecast = subject.forecast(2);
         assert_eq!(forecast.adapter_parameters, 960_495_616);
         assert_eq!(forecast.whole_parameters, 466_944_000);
         // In bfloat16, as published.

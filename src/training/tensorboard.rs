@@ -29,8 +29,9 @@ struct Summary {
 struct Value {
     #[prost(string, tag = "1")]
     tag: String,
-    #[prost(float, tag = "2")]
-    simple_value: f32,
+    /// Always there: a message without it is a value of another kind, and no 0.
+    #[prost(float, optional, tag = "2")]
+    simple_value: Option<f32>,
 }
 
 /// The name that TensorBoard looks for.
@@ -53,11 +54,11 @@ pub fn events(records: &Records) -> Vec<u8> {
         ];
         let mut value: Vec<Value> = scalars
             .into_iter()
-            .filter_map(|(tag, scalar)| Some(Value { tag: tag.to_owned(), simple_value: scalar? as f32 }))
+            .filter_map(|(tag, scalar)| Some(Value { tag: tag.to_owned(), simple_value: Some(scalar? as f32) }))
             .collect();
         for (group, figures) in [("validation", &record.validation), ("bits_per_byte", &record.bits_per_byte)] {
             for (name, figure) in figures.iter().flatten() {
-                value.push(Value { tag: format!("{group}/{name}"), simple_value: *figure as f32 });
+                value.push(Value { tag: format!("{group}/{name}"), simple_value: Some(*figure as f32) });
             }
         }
         let summary = Some(Summary { value });
@@ -97,6 +98,13 @@ mod tests {
     #[test]
     fn crc_of_the_standard_text() {
         assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+    }
+
+    /// The rate of a first step is 0, which a message may not leave out.
+    #[test]
+    fn a_0_is_written() {
+        let message = Value { tag: String::new(), simple_value: Some(0.0) }.encode_to_vec();
+        assert!(message.ends_with(&[0x15, 0, 0, 0, 0]), "{message:?}");
     }
 
     /// The bytes that tensorboard's own EventFileWriter gives for the same event.

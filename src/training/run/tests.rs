@@ -64,7 +64,10 @@ impl Fixture {
 
     fn model(&self, lora: bool) -> Mixtral {
         let precision = self.precision;
-        let storage = |module: &str| Storage::in_training(module, !lora || module == "lm_head", false, precision);
+        let storage = |module: &str| match precision {
+            Precision::Bfloat16 if lora && module != "lm_head" => Storage::Bfloat16,
+            _ => Storage::Float32,
+        };
         let mut model = Mixtral::open_as(&self.folder.path().join("model"), &Device::Cpu, storage).unwrap();
         model.set_precision(precision);
         if lora {
