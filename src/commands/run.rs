@@ -17,7 +17,7 @@ use crate::store::Store;
 pub struct Args {
     /// The pipeline's manifest; the last one run when left out
     pipeline: Option<PathBuf>,
-    /// Run only this stage and what it depends on (may be given several times)
+    /// Run only this stage, or all instances of it, and what they depend on (may be given several times)
     #[arg(long, value_name = "STAGE")]
     only: Vec<String>,
     #[command(flatten)]
@@ -61,7 +61,7 @@ impl Args {
 /// The named stages and everything before them.
 fn with_parents(plan: &Plan, names: &[String]) -> Result<BTreeSet<petgraph::graph::NodeIndex>> {
     let mut wanted = BTreeSet::new();
-    let mut open = names.iter().map(|name| plan.node(name)).collect::<Result<Vec<_>>>()?;
+    let mut open = names.iter().map(|name| plan.stages_named(name)).collect::<Result<Vec<_>>>()?.concat();
     while let Some(node) = open.pop() {
         if wanted.insert(node) {
             open.extend(plan.parents(node));

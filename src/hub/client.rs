@@ -1,6 +1,7 @@
 //! HTTP with sources that others run: asked again when that may help, never for ever, and told no more than they
 //! have to know.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +30,7 @@ pub struct Patience {
 }
 
 impl Default for Patience {
-    /// About a minute and a half until an error is final.
+    /// About a minute until an error is final.
     fn default() -> Self {
         Self {
             attempts: 9,
@@ -312,7 +313,7 @@ impl Client {
                         format!("it was tried {attempts} times; run again later, what was fetched so far is kept");
                     return Err(if error.advice().is_none() { error.hint(hint) } else { error });
                 }
-                Err(trouble) => self.sleep(trouble.wait.unwrap_or(wait).min(LONGEST_ASKED))?,
+                Err(trouble) => self.sleep(trouble.wait.unwrap_or_else(|| some_of(wait)).min(LONGEST_ASKED))?,
             }
             wait = (wait * 2).min(self.patience.longest);
         }
@@ -334,6 +335,12 @@ impl Client {
             std::thread::sleep(left.min(Duration::from_millis(50)));
         }
     }
+}
+
+/// Between half of a time and all of it, by chance: many who were turned away at once come back one by one.
+fn some_of(time: Duration) -> Duration {
+    let chance = RandomState::new().build_hasher().finish() % 1024;
+    time / 2 + time / 2 * chance as u32 / 1024
 }
 
 /// A body that has to keep coming.
@@ -426,6 +433,14 @@ mod tests {
         assert_eq!(wait("retry-after", "soon"), None);
         assert_eq!(wait("ratelimit", "\"api\";r=0;t=55"), Some(Duration::from_secs(55)));
         assert_eq!(wait("ratelimit", "\"api\";r=3;t=55"), None);
+    }
+
+    #[test]
+    fn waits_are_not_all_of_one_length() {
+        let whole = Duration::from_secs(8);
+        let waits: Vec<Duration> = (0..100).map(|_| some_of(whole)).collect();
+        assert!(waits.iter().all(|wait| (whole / 2..=whole).contains(wait)), "{waits:?}");
+        assert!(waits.iter().any(|wait| *wait != waits[0]));
     }
 
     #[test]

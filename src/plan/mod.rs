@@ -157,14 +157,18 @@ impl Plan {
         })
     }
 
-    /// The stage of that name, or all instances of a `foreach` stage, and everything after, in the order of the plan.
+    /// The stage of that name, or all instances of a `foreach` stage.
+    pub fn stages_named(&self, name: &str) -> Result<Vec<NodeIndex>> {
+        let is_named = |node: &NodeIndex| self.graph[*node].name == name || self.graph[*node].stage == name;
+        let found: Vec<NodeIndex> = self.graph.node_indices().filter(is_named).collect();
+        if found.is_empty() { Err(self.unknown_stage(name)) } else { Ok(found) }
+    }
+
+    /// The same, and everything after, in the order of the plan.
     pub fn from_stage(&self, name: &str) -> Result<Vec<NodeIndex>> {
         let mut reached = vec![false; self.graph.node_count()];
-        for node in self.graph.node_indices() {
-            reached[node.index()] = self.graph[node].name == name || self.graph[node].stage == name;
-        }
-        if !reached.contains(&true) {
-            return Err(self.unknown_stage(name));
+        for node in self.stages_named(name)? {
+            reached[node.index()] = true;
         }
         for node in &self.order {
             if reached[node.index()] {
@@ -177,6 +181,12 @@ impl Plan {
     }
 
     fn unknown_stage(&self, name: &str) -> Error {
+        let instances = self.graph.node_weights().filter(|node| node.stage == name);
+        let instances: Vec<&str> = instances.map(|node| node.name.as_str()).collect();
+        if !instances.is_empty() {
+            return Error::invalid(format!("`{name}` is {} stages of pipeline `{}`", instances.len(), self.name))
+                .hint(format!("name one of them: {}", instances.join(", ")));
+        }
         let error = Error::invalid(format!("pipeline `{}` has no stage `{name}`", self.name));
         let mut names: Vec<&str> = Vec::new();
         for node in self.graph.node_weights() {

@@ -219,6 +219,11 @@ fn datasets_flow_through_their_forms() {
     let error = plan.node("encode[book]").unwrap_err();
     assert_eq!(error.message(), "pipeline `p` has no stage `encode[book]`");
     assert_eq!(error.advice(), Some("did you mean `encode[books]`?"));
+    let named = plan.stages_named("encode").unwrap().into_iter().map(|node| plan.graph[node].name.clone());
+    assert_eq!(named.collect::<Vec<_>>(), ["encode[books]", "encode[laws]"]);
+    let error = plan.node("encode").unwrap_err();
+    assert_eq!(error.message(), "`encode` is 2 stages of pipeline `p`");
+    assert_eq!(error.advice(), Some("name one of them: encode[books], encode[laws]"));
 }
 
 #[test]
