@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 
 use super::Surroundings;
+use crate::corpus::{ChatTemplate, Message};
 use crate::error::{Context, Error, Result};
 use crate::model::{Generator, Mixtral, Sampling};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Tokenizer, chat_template};
 
 /// Continue a text with a model
 #[derive(clap::Args)]
@@ -19,8 +20,12 @@ pub struct Args {
     model: PathBuf,
 
     /// The text to continue
-    #[arg(long)]
-    prompt: String,
+    #[arg(long, required_unless_present = "ask", conflicts_with = "ask")]
+    prompt: Option<String>,
+
+    /// A message to answer, told by the chat template of the model's tokenizer
+    #[arg(long, value_name = "MESSAGE")]
+    ask: Option<String>,
 
     /// Stop after this many tokens
     #[arg(long, value_name = "N", default_value_t = 64)]
@@ -58,8 +63,7 @@ impl Args {
                 "the tokenizer has {pieces} tokens, but the model only {rows} rows"
             )));
         }
-        let mut ids: Vec<u32> = tokenizer.bos().into_iter().collect();
-        tokenizer.encode_into(&self.prompt, &mut ids)?;
+        let ids = self.ids(&folder, &tokenizer)?;
         if ids.is_empty() {
             return Err(Error::invalid("the prompt is empty, and the tokenizer has no token that begins a text"));
         }
@@ -69,7 +73,26 @@ impl Args {
         }
     }
 
-    /// Prints the prompt, and its continuation as it comes.
+    /// What is to be continued.
+    fn ids(&self, folder: &Path, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        if let Some(prompt) = &self.prompt {
+            ids.extend(tokenizer.bos());
+            tokenizer.encode_into(prompt, &mut ids)?;
+        }
+        if let Some(content) = &self.ask {
+            let template = chat_template(folder)?.ok_or_else(|| {
+                Error::invalid(format!("the tokenizer in {} has no chat template", folder.display()))
+                    .hint("give the whole text with `--prompt`")
+            })?;
+            let message = Message { role: "user".to_owned(), content: content.clone() };
+            let text = ChatTemplate::new(&template, tokenizer.special_tokens())?.render_prompt(&[message])?;
+            tokenizer.encode_dialogue(&text, None, &mut ids, None)?;
+        }
+        Ok(ids)
+    }
+
+    /// Prints the prompt, and its continuation as it comes; of a message's answer nothing but the answer.
     fn generate(&self, model: &Mixtral, tokenizer: &Tokenizer, ids: Vec<u32>) -> Result<()> {
         let mut out = io::stdout().lock();
         let mut print = |text: &str| match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -80,7 +103,7 @@ impl Args {
         let prefix = ids.len();
         let mut all = ids.clone();
         let mut printed = tokenizer.decode(&all)?;
-        print(&self.prompt)?;
+        print(self.prompt.as_deref().unwrap_or_default())?;
         let sampling = Sampling { temperature: self.temperature, top_p: self.top_p, seed: self.seed };
         for token in Generator::new(model, ids, tokenizer.eos(), sampling)?.take(self.max_tokens) {
             all.push(token?);

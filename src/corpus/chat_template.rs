@@ -63,6 +63,11 @@ impl ChatTemplate {
         Ok(self.marked(messages, false)?.replace([BEGIN, END], ""))
     }
 
+    /// What a model is given to answer the last message.
+    pub fn render_prompt(&self, messages: &[Message]) -> Result<String> {
+        Ok(self.marked(messages, true)?.replace([BEGIN, END], ""))
+    }
+
     /// The text of a dialogue and the answers in it. They are what the template puts between `{% generation %}` and
     /// `{% endgeneration %}`; of one without these tags all that follows where the assistant is asked to speak
     /// (`add_generation_prompt`) until the message is over, but for white space at its end: a model that has said its

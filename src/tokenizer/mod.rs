@@ -33,6 +33,7 @@ use unigram::Unigram;
 use usage::Usage;
 use vocabulary::{Vocabulary, named};
 
+use crate::corpus::SpecialTokens;
 use crate::error::{Context, Error, Result};
 use crate::files;
 
@@ -248,6 +249,12 @@ impl Tokenizer {
             View::Model(vocabulary) => vocabulary.pad(),
             View::Json(tokenizer) => tokenizer.pad(),
         }
+    }
+
+    /// The texts of the tokens that a chat template can name.
+    pub fn special_tokens(&self) -> SpecialTokens {
+        let text = |id: Option<u32>| Some(self.piece(id?)?.to_owned());
+        SpecialTokens { bos: text(self.bos()), eos: text(self.eos()), pad: text(self.pad()), unk: text(self.unk()) }
     }
 
     /// The text of a piece as the model has it (`▁the`, `<0x0A>`).

@@ -1,5 +1,6 @@
-//! The small hub folder of the quickstart: two corpora, held-out texts and questions about one invented valley.
+//! The small hub folder of the examples: two corpora, held-out texts, questions and dialogues about one invented valley.
 
+mod dialogues;
 mod grammar;
 mod questions;
 mod random;
@@ -29,15 +30,17 @@ const HELD_OUT_DOCUMENTS: usize = 60;
 const SHORTEST: usize = 100;
 /// So many questions serve as examples; the rest are the test.
 const EXAMPLES: usize = 5;
+const DIALOGUES: usize = 600;
 
 const WORLD: &str = include_str!("../text/world.txt");
 const QUESTIONS: &str = include_str!("../text/questions.txt");
-const CARDS: [(&str, &str); 5] = [
+const CARDS: [(&str, &str); 6] = [
     ("valley-en", include_str!("../cards/valley-en.md")),
     ("valley-zh", include_str!("../cards/valley-zh.md")),
     ("valley-held-out", include_str!("../cards/valley-held-out.md")),
     ("valley-questions-en", include_str!("../cards/valley-questions-en.md")),
     ("valley-questions-zh", include_str!("../cards/valley-questions-zh.md")),
+    ("valley-dialogues-zh", include_str!("../cards/valley-dialogues-zh.md")),
 ];
 
 /// Every file of the hub folder by its path in it.
@@ -72,6 +75,8 @@ pub fn files() -> Result<BTreeMap<String, Vec<u8>>> {
         put(&format!("{folder}/dev.jsonl"), questions::jsonl(examples, &world, language)?);
         put(&format!("{folder}/test.jsonl"), questions::jsonl(test, &world, language)?);
     }
+    let dialogues = include_str!("../text/dialogues.txt");
+    put("valley-dialogues-zh/train.jsonl", dialogues::jsonl(dialogues, &world, DIALOGUES, &mut Random::new(4))?);
     for (name, card) in CARDS {
         put(&format!("{name}/README.md"), card.as_bytes().to_vec());
     }

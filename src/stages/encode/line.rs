@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::corpus::{ChatTemplate, Line, Rendered, SpecialTokens, bad_line, dialogue_of, text_of};
+use crate::corpus::{ChatTemplate, Line, Rendered, bad_line, dialogue_of, text_of};
 use crate::error::{Context, Error, Result};
 use crate::model::ops::Stream;
 use crate::tokenizer::Tokenizer;
@@ -53,14 +53,8 @@ pub(super) struct Measures {
 impl Form {
     /// Dialogues for `template`, with the special tokens of `tokenizer`.
     pub fn dialogue(field: &str, template: &str, tokenizer: &Tokenizer) -> Result<Self> {
-        let text = |id: Option<u32>| Some(tokenizer.piece(id?)?.to_owned());
-        let tokens = SpecialTokens {
-            bos: text(tokenizer.bos()),
-            eos: text(tokenizer.eos()),
-            pad: text(tokenizer.pad()),
-            unk: text(tokenizer.unk()),
-        };
-        Ok(Self::Dialogue(field.to_owned(), Box::new(ChatTemplate::new(template, tokens)?)))
+        let template = ChatTemplate::new(template, tokenizer.special_tokens())?;
+        Ok(Self::Dialogue(field.to_owned(), Box::new(template)))
     }
 }
 

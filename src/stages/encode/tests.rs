@@ -10,10 +10,15 @@ use super::*;
 
 fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
-    for split in ["train", "dev"] {
-        for entry in std::fs::read_dir(folder.join(split)).unwrap() {
+    let mut folders = vec![folder.join("train"), folder.join("dev")];
+    while let Some(inner) = folders.pop() {
+        for entry in std::fs::read_dir(inner).unwrap() {
             let path = entry.unwrap().path();
-            found.insert(path.strip_prefix(folder).unwrap().to_path_buf(), std::fs::read(&path).unwrap());
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.insert(path.strip_prefix(folder).unwrap().to_path_buf(), std::fs::read(&path).unwrap());
+            }
         }
     }
     found
@@ -58,12 +63,15 @@ fn what_is_stopped_goes_on_at_its_last_shard() {
     std::fs::write(folder.join("d-train.jsonl"), (0..2500).map(line).collect::<String>()).unwrap();
     std::fs::write(folder.join("d-dev.jsonl"), (0..40).map(line).collect::<String>().trim_end()).unwrap();
     let sizes = Sizes { batch: 64 << 10, portion: 4 << 10 };
-    for (recipe, storage, packing, length, bytes) in [
-        ("clean", "compact", "stream", 16, 3),
-        ("as-published", "as-published", "stream", 16, 7),
-        ("clean", "compact", "whole", 700, 9),
-        ("clean", "compact", "none", 400, 9),
+    let llama = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/sentencepiece/llama.model");
+    for (recipe, storage, packing, length, bytes, bpe_dropout) in [
+        ("clean", "compact", "stream", 16, 3, 0.0),
+        ("as-published", "as-published", "stream", 16, 7, 0.0),
+        ("clean", "compact", "whole", 700, 9, 0.0),
+        ("clean", "compact", "none", 400, 9, 0.0),
+        ("as-published", "compact", "stream", 32, 3, 0.2),
     ] {
+        let (model, passes) = if bpe_dropout > 0.0 { (&llama, 2) } else { (&model, 1) };
         let stage: Encode = serde_json::from_value(json!({
             "dataset": {
                 "name": "d", "form": "split", "path": folder,
@@ -72,13 +80,14 @@ fn what_is_stopped_goes_on_at_its_last_shard() {
             },
             "tokenizer": {"from": "t", "path": model},
             "encoder": "native", "sequence_length": length, "recipe": recipe, "text_field": "text",
-            "storage": storage, "packing": packing, "loss": "all", "bpe_dropout": 0.0, "passes": 1, "seed": 1, "position_ids": true, "document_ids": true, "max_shard_bytes": (100 << 10) / 13 * bytes,
+            "storage": storage, "packing": packing, "loss": "all", "bpe_dropout": bpe_dropout, "passes": passes,
+            "seed": 1, "position_ids": true, "document_ids": true, "max_shard_bytes": (100 << 10) / 13 * bytes,
         }))
         .unwrap();
         let attempt = |name: &str, sizes: Sizes, stopped: bool| {
             let (output, scratch) = (
-                folder.join(format!("{recipe}-{packing}-{name}")),
-                folder.join(format!("{recipe}-{packing}-{name}-kept")),
+                folder.join(format!("{recipe}-{packing}-{bpe_dropout}-{name}")),
+                folder.join(format!("{recipe}-{packing}-{bpe_dropout}-{name}-kept")),
             );
             for fresh in [&output, &scratch] {
                 std::fs::create_dir_all(fresh).unwrap();
