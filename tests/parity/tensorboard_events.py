@@ -26,9 +26,9 @@ def expected(folder):
 
     for line in (folder / "metrics.jsonl").read_text().splitlines():
         record = json.loads(line)
-        for name in ["loss", "learning_rate", "embedding_learning_rate", "gradient_norm"]:
-            if name in record:
-                add(f"train/{name}", record["step"], record[name])
+        for name, value in record.items():
+            if name != "step" and isinstance(value, (int, float)):
+                add(f"train/{name}", record["step"], value)
         for group in ["validation", "bits_per_byte"]:
             for name, value in record.get(group, {}).items():
                 add(f"{group}/{name}", record["step"], value)
