@@ -19,6 +19,7 @@ use crate::store::{Digest, Receipt, Store, host};
 use crate::tokenizer::Tokenizer;
 use crate::training::forecast::{self, Memory, Subject, Trained};
 use crate::training::{Extent, Speed, calibrate};
+use crate::weights::adapter::AdapterConfig;
 
 /// What a training will take.
 #[derive(Serialize)]
@@ -428,6 +429,10 @@ impl Inputs<'_> {
 impl Outlook for Inputs<'_> {
     fn model(&self, input: &Input) -> Known<Config> {
         self.look(input, Config::open, |prospect| prospect.model)
+    }
+
+    fn adapter(&self, input: &Input) -> Known<AdapterConfig> {
+        self.look(input, AdapterConfig::in_folder, |prospect| prospect.adapter)
     }
 
     fn vocabulary(&self, input: &Input) -> Known<usize> {

@@ -543,5 +543,6 @@ impl Mixtral {
     }
 }
 
+mod adapters;
 #[cfg(test)]
 pub mod tests;

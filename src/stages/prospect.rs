@@ -2,6 +2,7 @@
 
 use super::Input;
 use crate::model::Config;
+use crate::weights::adapter::AdapterConfig;
 
 /// A fact, or why it is not known: a sentence such as "unknown until `base` has run".
 pub type Known<T> = std::result::Result<T, String>;
@@ -13,6 +14,8 @@ pub struct Prospect {
     pub model: Known<Config>,
     /// Tokens of the tokenizer in it.
     pub vocabulary: Known<usize>,
+    /// The configuration of the adapter that it is.
+    pub adapter: Known<AdapterConfig>,
     /// Tokens of its blocks.
     pub sequence_length: Known<usize>,
 }
@@ -20,6 +23,7 @@ pub struct Prospect {
 /// What the inputs of a stage are, or will be.
 pub trait Outlook {
     fn model(&self, input: &Input) -> Known<Config>;
+    fn adapter(&self, input: &Input) -> Known<AdapterConfig>;
     /// Tokens of a tokenizer.
     fn vocabulary(&self, input: &Input) -> Known<usize>;
 }
@@ -27,13 +31,23 @@ pub trait Outlook {
 impl Prospect {
     /// Nothing is known, for one reason.
     pub fn unknown(why: &str) -> Self {
-        Self { model: Err(why.to_owned()), vocabulary: Err(why.to_owned()), sequence_length: Err(why.to_owned()) }
+        let why = why.to_owned();
+        Self {
+            model: Err(why.clone()),
+            vocabulary: Err(why.clone()),
+            adapter: Err(why.clone()),
+            sequence_length: Err(why),
+        }
     }
 
     /// A model with a tokenizer of as many tokens.
     pub fn model(config: Known<Config>) -> Self {
         let vocabulary = config.as_ref().map(|config| config.vocab_size).map_err(Clone::clone);
         Self { model: config, vocabulary, ..Self::unknown("a model has no token blocks") }
+    }
+
+    pub fn adapter(config: Known<AdapterConfig>) -> Self {
+        Self { adapter: config, ..Self::unknown("an adapter is no model: merge it first (`use = \"merge\"`)") }
     }
 
     pub fn tokenizer(vocabulary: Known<usize>) -> Self {

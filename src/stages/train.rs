@@ -19,7 +19,7 @@ use crate::training::forecast::{Subject, Trained};
 use crate::training::{
     self, Adam, Auxiliary, Host, Mix, Record, Report, ScheduleShape, Scheduler, Settings, Validation, tensorboard,
 };
-use crate::weights::adapter::{self, AdapterConfig, is_named};
+use crate::weights::adapter::{self, Adapter, AdapterConfig, is_named};
 use crate::weights::rewrite::{Companions, Sharing, share_companions};
 
 /// The split that is trained on, and the one whose loss is watched, as in the original project.
@@ -31,6 +31,8 @@ const DEV: &str = "dev";
 pub struct Train {
     /// The model to train, with its tokenizer.
     model: Input,
+    /// An adapter to go on with, of `method = "lora"`: its ranks, factors, dropout and modules stand in place of `lora`.
+    adapter: Option<Input>,
     /// What to train on: the `train` split of each dataset.
     mix: Vec<Share>,
     /// Whose loss is watched: the `dev` split of each dataset.
@@ -180,39 +182,51 @@ impl Stage for Train {
             return Err(Fault::new("quantization", "weights packed to NF4 cannot be trained")
                 .hint("set `method = \"lora\"`, or `quantization = \"none\"`"));
         }
+        if self.adapter.is_some() && self.method == Method::Full {
+            return Err(Fault::new("adapter", "training all parameters cannot go on with an adapter")
+                .hint("set `method = \"lora\"`, or merge the adapter first (`use = \"merge\"`)"));
+        }
         Ok(())
     }
 
     fn prospect(&self, inputs: &dyn Outlook) -> Option<Prospect> {
         Some(match self.method {
             Method::Full => Prospect::model(inputs.model(&self.model)),
-            Method::Lora => Prospect::unknown("an adapter is no model: merge it first (`use = \"merge\"`)"),
+            Method::Lora => Prospect::adapter(self.adapter_of(inputs)),
         })
     }
 
     fn subject(&self, inputs: &dyn Outlook, length: usize) -> Option<Known<Subject>> {
-        Some(inputs.model(&self.model).map(|config| Subject {
-            config,
-            packed: self.quantization == Quantization::Nf4,
-            precision: self.precision,
-            trained: self.trained(),
-            sequences: self.batch_size,
-            length,
-            recompute: self.gradient_checkpointing,
-        }))
+        let subject = |config| {
+            Ok(Subject {
+                config,
+                packed: self.quantization == Quantization::Nf4,
+                precision: self.precision,
+                trained: self.trained(&self.adapter_of(inputs)?),
+                sequences: self.batch_size,
+                length,
+                recompute: self.gradient_checkpointing,
+            })
+        };
+        Some(inputs.model(&self.model).and_then(subject))
     }
 
     fn run(&self, work: &mut Work) -> Result<()> {
         training::keep_freed_memory();
         let mix = self.open_mix()?;
         let validation = self.open_validation(work)?;
-        let mut model = {
-            let (trained, packed) = (self.trained(), self.quantization == Quantization::Nf4);
-            let storage = |module: &str| trained.storage(module, packed, self.precision);
-            Mixtral::open_as(self.model.path(), &Device::Cpu, storage)?
-        };
+        let continued = self.adapter.as_ref().map(|adapter| Adapter::open(adapter.path())).transpose()?;
+        let adapter = continued.as_ref().map_or_else(|| self.new_adapter(), |adapter| adapter.config.clone());
+        let (trained, packed) = (self.trained(&adapter), self.quantization == Quantization::Nf4);
+        let storage = |module: &str| trained.storage(module, packed, self.precision);
+        let mut model = Mixtral::open_as(self.model.path(), &Device::Cpu, storage)?;
         model.set_precision(self.precision);
-        self.choose_weights(&mut model)?;
+        self.choose_weights(&mut model, continued.as_ref())?;
+        if continued.is_some() {
+            let AdapterConfig { r, lora_alpha, lora_dropout, .. } = &adapter;
+            work.info(format!("going on with an adapter: rank {r}, alpha {lora_alpha}, dropout {lora_dropout}"));
+        }
+        drop(continued);
         let settings = self.settings(&model);
         let plan = training::Plan::new(mix.blend(), &settings.extent())?;
         let trained: usize = model.trained().iter().map(|parameter| parameter.value.elem_count()).sum();
@@ -244,7 +258,7 @@ impl Stage for Train {
         let seconds = started.elapsed().as_secs_f64();
         let peak = training::peak_memory();
 
-        self.write(&model, work.output())?;
+        self.write(&model, &adapter, work.output())?;
         write_records(&report, work.output())?;
         work.metric("steps", plan.steps);
         work.metric("tokens", plan.tokens);
@@ -365,21 +379,40 @@ impl Train {
         }
     }
 
-    /// Which weights are trained, as a forecast sees it.
-    fn trained(&self) -> Trained {
+    /// The adapter that this will train.
+    fn adapter_of(&self, inputs: &dyn Outlook) -> Known<AdapterConfig> {
+        self.adapter.as_ref().map_or_else(|| Ok(self.new_adapter()), |adapter| inputs.adapter(adapter))
+    }
+
+    /// Which weights are trained, where adapters are of this configuration.
+    fn trained(&self, adapter: &AdapterConfig) -> Trained {
         match self.method {
             Method::Full => Trained::All,
-            Method::Lora => Trained::Adapters {
-                rank: self.lora.rank,
-                dropout: self.lora.dropout > 0.0,
-                target_modules: self.lora.target_modules.clone(),
-                modules_to_save: self.lora.modules_to_save.clone(),
-            },
+            Method::Lora => Trained::adapters(adapter),
         }
     }
 
-    /// Adds the adapters, and says which weights are trained.
-    fn choose_weights(&self, model: &mut Mixtral) -> Result<()> {
+    /// The configuration of a new adapter.
+    fn new_adapter(&self) -> AdapterConfig {
+        let LoraSettings { rank, alpha, dropout, target_modules, modules_to_save } = &self.lora;
+        AdapterConfig {
+            base_model_name_or_path: None,
+            r: *rank,
+            lora_alpha: *alpha,
+            lora_dropout: *dropout,
+            target_modules: target_modules.clone(),
+            modules_to_save: modules_to_save.clone(),
+            use_rslora: false,
+            rank_pattern: Default::default(),
+            alpha_pattern: Default::default(),
+        }
+    }
+
+    /// Adds new adapters, or those of the adapter to go on with, and says which weights are trained.
+    fn choose_weights(&self, model: &mut Mixtral, adapter: Option<&Adapter>) -> Result<()> {
+        if let Some(adapter) = adapter {
+            return model.continue_adapter(adapter, self.seed);
+        }
         if self.method == Method::Full {
             if model.is_packed() {
                 return Err(Error::invalid("the model is packed to 4 bits, and packed weights cannot be trained")
@@ -414,7 +447,7 @@ impl Train {
     }
 
     /// The model folder, or the adapter.
-    fn write(&self, model: &Mixtral, output: &Path) -> Result<()> {
+    fn write(&self, model: &Mixtral, adapter: &AdapterConfig, output: &Path) -> Result<()> {
         match self.method {
             Method::Full => {
                 let tensors: BTreeMap<_, _> =
@@ -429,19 +462,7 @@ impl Train {
                     .iter()
                     .map(|p| (format!("{}{}", adapter::PREFIX, p.name), p.value.clone()))
                     .collect();
-                let LoraSettings { rank, alpha, dropout, target_modules, modules_to_save } = self.lora.clone();
-                let config = AdapterConfig {
-                    base_model_name_or_path: None,
-                    r: rank,
-                    lora_alpha: alpha,
-                    lora_dropout: dropout,
-                    target_modules,
-                    modules_to_save,
-                    use_rslora: false,
-                    rank_pattern: Default::default(),
-                    alpha_pattern: Default::default(),
-                };
-                adapter::save(output, &config, &tensors)
+                adapter::save(output, adapter, &tensors)
             }
         }
     }

@@ -7,7 +7,7 @@
 use serde::Serialize;
 
 use crate::model::{Config, Precision, Storage};
-use crate::weights::adapter::is_named;
+use crate::weights::adapter::{AdapterConfig, is_named};
 
 /// Bytes of a float32.
 const FLOAT: u64 = 4;
@@ -130,6 +130,16 @@ struct Weights {
 }
 
 impl Trained {
+    /// Adapters of this configuration; ranks that its patterns make others are counted as all the rest.
+    pub fn adapters(config: &AdapterConfig) -> Self {
+        Self::Adapters {
+            rank: config.r,
+            dropout: config.lora_dropout > 0.0,
+            target_modules: config.target_modules.clone(),
+            modules_to_save: config.modules_to_save.clone(),
+        }
+    }
+
     /// The rank of a linear layer's adapter; 0 if it has none.
     pub(super) fn rank(&self, module: &str) -> u64 {
         match self {

@@ -51,6 +51,11 @@ pub fn is_named(name: &str, end: &str) -> bool {
 }
 
 impl AdapterConfig {
+    /// That of an adapter's folder.
+    pub fn in_folder(folder: &Path) -> Result<Self> {
+        Self::read(&folder.join(CONFIG))
+    }
+
     /// Reads `adapter_config.json`, whatever PEFT's version; an adapter of another kind than plain LoRA is an error.
     pub fn read(path: &Path) -> Result<Self> {
         let wrong = |why: String| Error::invalid(format!("{}: {why}", path.display()));
