@@ -130,7 +130,7 @@ struct LoraSettings {
 
 impl Stage for Train {
     const KIND: &'static str = "train";
-    const REVISION: u32 = 5;
+    const REVISION: u32 = 6;
 
     /// Numbers that no run can have.
     fn check(&self) -> Result<(), Fault> {

@@ -6,11 +6,14 @@ configurations, weights and inputs.
     python tests/parity/gradients.py target/release/examples/gradients [--cases N] [--seed SEED] [--keep FOLDER]
 
 Works with transformers 4.46.3 and peft 0.13.2 (experts as separate matrices, adapters, packed weights with bitsandbytes),
-and with transformers 5 (experts stacked, heads of any width; no adapters). Exits with 1 if logits differ by more than 1e-4 of the
-largest, or a loss or gradient by more than 1e-3.
+and with transformers 5 (experts stacked, heads of any width; no adapters). What is compared with is the same model in float64 (but for
+norms, rotations and the router's softmax, which transformers computes in float32 always). Exits with 1 if logits differ by more
+than 1e-4 of the largest, or a loss or gradient by more than 1e-3; or, in a random model in which transformers' own float32 is off
+by as much, by more than three times what that is off.
 """
 
 import argparse
+import copy
 import json
 import math
 import random
@@ -35,11 +38,11 @@ LOGITS, GRADIENTS = 1e-4, 1e-3
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate", "w1", "w2", "w3"]
 
 
-def relative(ours, theirs):
-    """The largest difference by the largest value; 0 where both are zero throughout."""
+def relative(ours, theirs, least=1e-30):
+    """The largest difference by the largest value, or by `least` if that is more; 0 where there is no difference."""
     assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
     difference = (ours.double() - theirs.double()).abs().max().item()
-    return difference / max(theirs.abs().max().item(), 1e-30) if difference > 0 else 0.0
+    return difference / max(theirs.abs().max().item(), least) if difference > 0 else 0.0
 
 
 def draw(rng, number):
@@ -125,7 +128,7 @@ def theirs(model, case, ids, labels, documents):
         seen = (key <= query) & (key >= documents[:, :, None])
         if config["sliding_window"] is not None:
             seen &= key > query - config["sliding_window"]
-        mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[:, None]
+        mask = torch.zeros(seen.shape, dtype=model.dtype).masked_fill(~seen, torch.finfo(torch.float32).min)[:, None]
         arguments = dict(attention_mask=mask, position_ids=at - documents)
     inner = model.get_base_model() if case["adapter"] else model
     output = inner.model(ids, output_router_logits=True, use_cache=False, **arguments)
@@ -175,7 +178,7 @@ def theirs(model, case, ids, labels, documents):
 
 
 def compare(program, folder, case):
-    """The largest relative difference of logits, losses and gradients, and the gradient where it is."""
+    """How far ours, and theirs in float32, are from theirs in float64; `None` if rounding would choose the experts."""
     torch.manual_seed(case["seed"])
     config = MixtralConfig(**case["config"], attn_implementation=case["attention"])
     model = MixtralForCausalLM(config)
@@ -197,7 +200,8 @@ def compare(program, folder, case):
         if margin > 1e-5:
             break
     else:
-        raise RuntimeError("no batch keeps away from where experts change")
+        return None
+    exact = theirs(copy.deepcopy(model).double(), case, ids, labels, documents)[:3]
     tensors = dict(ids=ids, labels=labels)
     if case["documents"]:
         tensors["documents"] = documents
@@ -213,10 +217,20 @@ def compare(program, folder, case):
     assert our_losses == losses_again and all(torch.equal(ours[name], again[name]) for name in ours), "checkpointing"
 
     assert {f"gradient.{name}" for name in gradients} == set(ours) - {"logits"}, "other weights are trained"
-    loss = max(abs(our_losses[name] - value) / max(abs(value), 1e-30) for name, value in losses.items())
-    parts = {name: relative(ours[f"gradient.{name}"], gradient) for name, gradient in gradients.items()}
-    name = max(parts, key=lambda name: math.inf if math.isnan(parts[name]) else parts[name])
-    return relative(ours["logits"], logits), loss, parts[name], name, len(parts)
+    ours = (ours["logits"], our_losses, {name: ours[f"gradient.{name}"] for name in gradients})
+    return off(*ours, *exact), off(logits, losses, gradients, *exact)
+
+
+def off(logits, losses, gradients, exact_logits, exact_losses, exact_gradients):
+    """How far logits, losses and gradients are from the exact ones, under their names."""
+    found = {"logits": relative(logits, exact_logits)}
+    for name, exact in exact_losses.items():
+        found[name] = abs(losses[name] - exact) / abs(exact) if losses[name] != exact else 0.0
+    # A gradient that is zero but for rounding (of a router that gives all to one expert) is measured by the others.
+    least = 1e-3 * max(exact.abs().max().item() for exact in exact_gradients.values())
+    for name, exact in exact_gradients.items():
+        found[f"gradient of {name}"] = relative(gradients[name], exact, least)
+    return found
 
 
 parser = argparse.ArgumentParser()
@@ -227,26 +241,33 @@ parser.add_argument("--keep", type=Path, help="where the cases' files go; a fold
 arguments = parser.parse_args()
 print(f"transformers {transformers.__version__}, torch {torch.__version__}, --seed {arguments.seed}")
 rng = random.Random(arguments.seed)
-worst, failed = [0.0, 0.0, 0.0], 0
+worst, failed = {}, 0
 for number in range(arguments.cases):
     case = draw(rng, number) | dict(seed=rng.randrange(2**32))
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.keep or Path(temporary)) / f"case-{number}"
         folder.mkdir(parents=True)
-        *figures, name, count = compare(arguments.program, folder, case)
-    good = figures[0] <= LOGITS and max(figures[1:]) <= GRADIENTS  # a NaN is not good
-    failed += not good
-    worst = [max(pair) for pair in zip(worst, figures)]
+        found = compare(arguments.program, folder, case)
+    if found is None:
+        print(f"{number:3} left out: every batch comes too near to where a token changes its experts")
+        continue
+    ours, peer = found
+    limit = {name: max(LOGITS if name == "logits" else GRADIENTS, 3 * peer[name]) for name in ours}
+    bad = [name for name in ours if not ours[name] <= limit[name]]  # a NaN is bad
+    failed += bool(bad)
     config = case["config"]
     marks = [word for word in ["packed", "documents"] if case[word]] + (["masked"] if case["masked"] else [])
     marks += [f"lora {'+'.join(case['adapter']['target_modules'])}"] if case["adapter"] else []
     print(f"{number:3} {config['num_hidden_layers']} layers of {config['hidden_size']:3}, "
           f"{config['num_attention_heads']}/{config['num_key_value_heads']} heads, "
           f"{config['num_experts_per_tok']} of {config['num_local_experts']} experts, window {config['sliding_window']}, "
-          f"{case['sequences']} x {case['length']:3}, {case['attention']:5} {' '.join(marks)}\n"
-          f"    logits {figures[0]:.1e}, losses {figures[1]:.1e}, {count} gradients {figures[2]:.1e} ({name})"
-          f"{'' if good else '  TOO FAR'}", flush=True)
-    if not good:
-        print(json.dumps(case))
-print("largest: logits {:.2e}, losses {:.2e}, gradients {:.2e}".format(*worst))
+          f"{case['sequences']} x {case['length']:3}, {case['attention']:5} {' '.join(marks)}")
+    for kind, belongs in [("logits", "logits".__eq__), ("losses", lambda name: "loss" in name),
+                          ("gradients", lambda name: name.startswith("gradient"))]:
+        name = max(filter(belongs, ours), key=lambda name: math.inf if math.isnan(ours[name]) else ours[name])
+        print(f"    {kind:9} {ours[name]:.1e} (theirs {peer[name]:.1e}) {name}", flush=True)
+        worst[kind] = max(worst.get(kind, (0.0, 0.0)), (ours[name], peer[name]))
+    if bad:
+        print(f"    TOO FAR: {', '.join(bad)}\n{json.dumps(case)}")
+print("largest: " + ", ".join(f"{kind} {ours:.2e} (theirs there {peer:.2e})" for kind, (ours, peer) in worst.items()))
 sys.exit(failed > 0)

@@ -121,8 +121,9 @@ impl Attention {
 
     /// (dq, dk, dv) of `dy`, the gradient of the output.
     ///
-    /// With P = softmax(S) recomputed from the kept sums, D = Σ dy·y of a row: dV = Pᵀ·dY, dS = P∘(dY·Vᵀ − D)/√width,
-    /// dQ = dS·K, dK = dSᵀ·Q. One task owns a key head and the query heads it serves, so nothing is shared.
+    /// With P = softmax(S) recomputed from the kept sums, dP = dY·Vᵀ, and D = Σ P·dP of a row: dV = Pᵀ·dY,
+    /// dS = P∘(dP − D)/√width, dQ = dS·K, dK = dSᵀ·Q. Where a query sees one key, dS is 0 to the bit. One task owns a
+    /// key head and the query heads it serves, so nothing is shared.
     pub fn backward(
         &self,
         shape: Shape,
@@ -132,8 +133,7 @@ impl Attention {
         v: &Tensor,
         dy: &Tensor,
     ) -> Result<(Tensor, Tensor, Tensor)> {
-        let (qs, ks, vs, dys, ys) =
-            (View::of(q)?, View::of(k)?, View::of(v)?, View::of(dy)?, View::of(&self.output)?);
+        let (qs, ks, vs, dys) = (View::of(q)?, View::of(k)?, View::of(v)?, View::of(dy)?);
         let group = shape.heads / shape.kv_heads;
         let (wide, narrow, width) = (shape.query_width(), shape.key_width(), shape.width);
         let owned = group * width;
@@ -173,13 +173,15 @@ impl Attention {
                                 values[..start].fill(0.0);
                                 values[end..].fill(0.0);
                             }
-                            let at = (sequence * shape.queries + row) * wide + head * width;
                             let log_sum = self.log_sums[(sequence * shape.queries + row) * shape.heads + head];
                             vectorised(|| {
-                                let along = dot(&dys[at..at + width], &ys[at..at + width]);
-                                for (p, ds) in p[start..end].iter_mut().zip(&mut ds[start..end]) {
+                                let (p, ds) = (&mut p[start..end], &mut ds[start..end]);
+                                for p in p.iter_mut() {
                                     *p = exp(*p - log_sum);
-                                    *ds = *p * (*ds - along);
+                                }
+                                let along = dot(p, ds);
+                                for (p, ds) in p.iter().zip(ds) {
+                                    *ds = p * (*ds - along);
                                 }
                             });
                         }
