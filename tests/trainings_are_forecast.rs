@@ -117,6 +117,16 @@ fn time_is_measured_once_or_taken_from_the_last_run() {
 }
 
 #[test]
+fn what_cannot_be_measured_is_said() {
+    let project = shipped("pipelines/pretrain.toml");
+    // One layer of more than a trillion parameters.
+    project.edit("pipelines/models/mixtral-8x7b.json", "14336", "14336000");
+    let text = project.cmx(&["plan", "p.toml", "--calibrate"]).success().stdout;
+    assert!(text.contains("\n  time: the speed cannot be measured here: 1 of its layers would take "), "{text}");
+    assert!(!text.contains("--calibrate"), "{text}");
+}
+
+#[test]
 fn more_memory_than_there_is_comes_with_advice() {
     let project = shipped("pipelines/pretrain.toml");
     project.edit("p.toml", "batch_size    = 16", "batch_size    = 4096");

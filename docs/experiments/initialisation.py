@@ -82,6 +82,13 @@ def main():
         english = [bits["stories"] for _, bits in curves[name]]
         steady = all(after < before for before, after in zip(chinese, chinese[1:]))
         print(f"{name}: Chinese falls at every evaluation: {steady}; English {100 * (english[-1] / english[0] - 1):+.1f} %")
+    means, chance = (dict(curves[name]) for name in names[:2])
+    steps = sorted(means)
+    for before, after in zip(steps, steps[1:]):
+        assert means[after]["books"] < means[before]["books"], f"Chinese does not fall at step {after}"
+    for step in (steps[0], steps[-1]):
+        assert means[step]["books"] < chance[step]["books"], f"means do not beat chance at step {step}"
+    assert means[steps[-1]]["stories"] < 1.05 * means[steps[0]]["stories"], "English is lost"
     if options.figures:
         figures = options.figures.resolve()
         labels = {"mean-met": "met, means", "normal-met": "met, random",

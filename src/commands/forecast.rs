@@ -21,6 +21,9 @@ use crate::training::forecast::{self, Memory, Subject, Trained};
 use crate::training::{Extent, Speed, calibrate};
 use crate::weights::adapter::AdapterConfig;
 
+/// What begins the reason why the time is not known.
+const TIME: &str = "time: ";
+
 /// What a training will take.
 #[derive(Serialize)]
 pub struct Forecast {
@@ -127,11 +130,16 @@ fn forecast(stage: &Node, mix: &Mix, stands: &Stands<'_>, measure: bool) -> Resu
     let of_shape = OfShape::new(subject, extent.gradient_accumulation_steps, threads(stage));
     forecast.tokens = forecast.tokens.or(forecast.steps.map(|steps| steps * of_shape.tokens_per_step));
     forecast.warnings = of_shape.warnings(stage);
-    forecast.time = time(stage, &of_shape, &extent, stands, measure)?.map(|(seconds_per_step, from)| Time {
-        seconds_per_step,
-        seconds: forecast.steps.map(|steps| steps as f64 * seconds_per_step),
-        from,
-    });
+    match time(stage, &of_shape, &extent, stands, measure) {
+        Ok(known) => {
+            forecast.time = known.map(|(seconds_per_step, from)| Time {
+                seconds_per_step,
+                seconds: forecast.steps.map(|steps| steps as f64 * seconds_per_step),
+                from,
+            });
+        }
+        Err(error) => forecast.why.push(format!("{TIME}{}", error.one_line())),
+    }
     forecast.of_shape = Some(of_shape);
     Ok(forecast)
 }
@@ -318,7 +326,7 @@ impl Forecast {
         if let Some(Time { seconds_per_step, seconds: all, from }) = &self.time {
             let all = all.map_or(String::new(), |all| format!("{} in all, ", seconds(all)));
             row("time", format!("{all}{} a step ({from})", seconds(*seconds_per_step)));
-        } else if self.of_shape.is_some() {
+        } else if self.of_shape.is_some() && !self.why.iter().any(|why| why.starts_with(TIME)) {
             row("time", "not known: `cmx plan --calibrate` measures it".to_owned());
         }
         // The header of the table is empty.
