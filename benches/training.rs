@@ -153,7 +153,7 @@ fn median_step(shape: &Shape, method: Method) -> cmx::error::Result<f64> {
         let started = Instant::now();
         gradients.clear();
         let scale = 1.0 / batch.predictions() as f32;
-        model.train(&batch, Objective::cross_entropy(scale), Pass::new(1, step), 0.0, false, &mut gradients)?;
+        model.train(&batch, Objective::cross_entropy(scale), Pass::new(1, step), 0.0, false, &gradients)?;
         let norm = global_norm(&mut gradients)?;
         optimiser.step(&parameters, &mut gradients, clipping(norm, 1.0), |_| 1e-4, step)?;
         times.push(started.elapsed().as_secs_f64());

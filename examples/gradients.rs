@@ -94,7 +94,7 @@ fn gradients(folder: &Path) -> Result<()> {
         router: RouterLosses { balance: request.router_aux_loss, z: request.router_z_loss },
     };
     let losses =
-        model.train(&batch, objective, Pass::new(0, 0), 0.0, request.gradient_checkpointing, &mut gradients)?;
+        model.train(&batch, objective, Pass::new(0, 0), 0.0, request.gradient_checkpointing, &gradients)?;
     let evaluated = model.loss(&batch)?;
     if evaluated != losses.predictions {
         return Err(Error::new(format!("{evaluated:?} in evaluation, {:?} in training", losses.predictions)));

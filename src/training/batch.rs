@@ -70,7 +70,7 @@ mod tests {
         for batch in batches {
             let pass = Pass::new(1, 1);
             let trained = model
-                .train(batch, Objective::cross_entropy(1.0 / count as f32), pass, 0.0, false, &mut gradients)
+                .train(batch, Objective::cross_entropy(1.0 / count as f32), pass, 0.0, false, &gradients)
                 .unwrap();
             assert_eq!(trained.predictions, model.loss(batch).unwrap());
             loss += trained.predictions;

@@ -131,7 +131,7 @@ fn time(subject: &Subject, sizes: &[(usize, usize)], folder: &Path) -> Result<Ti
             Pass::new(0, number),
             0.0,
             subject.recompute,
-            &mut gradients,
+            &gradients,
         )?;
         let step = started.elapsed().as_secs_f64();
         let norm = global_norm(&mut gradients)?;

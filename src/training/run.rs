@@ -277,7 +277,7 @@ impl Run<'_> {
                 pass,
                 neftune_alpha,
                 gradient_checkpointing,
-                &mut self.gradients,
+                &self.gradients,
             )?;
             mean += losses.predictions.mean() * part;
             others.z += losses.predictions.mean_z() * part;

@@ -105,7 +105,7 @@ fn flat(tensor: &Tensor) -> Vec<f32> {
 /// Loss, and the gradients of all trained weights as bytes would compare.
 fn run(model: &Mixtral, recompute: bool) -> (Losses, Vec<Vec<f32>>) {
     let mut gradients = Gradients::of(&model.trained()).unwrap();
-    let losses = model.train(&batch(), OBJECTIVE, PASS(), 5.0, recompute, &mut gradients).unwrap();
+    let losses = model.train(&batch(), OBJECTIVE, PASS(), 5.0, recompute, &gradients).unwrap();
     let values = (0..gradients.len()).map(|i| flat(gradients.get(i).unwrap())).collect();
     (losses, values)
 }
@@ -130,7 +130,7 @@ fn logits_loss_and_gradients_are_those_of_transformers() {
         let mut gradients = Gradients::of(&model.trained()).unwrap();
         let scale = 1.0 / batch.predictions() as f32;
         let objective = Objective::cross_entropy(scale);
-        let again = model.train(&batch, objective, PASS(), 0.0, false, &mut gradients).unwrap();
+        let again = model.train(&batch, objective, PASS(), 0.0, false, &gradients).unwrap();
         assert_eq!(again.predictions, loss);
         let trained: Vec<String> = model.trained().iter().map(|parameter| parameter.name.clone()).collect();
         assert_eq!(trained.len(), case["gradients"].as_object().unwrap().len());

@@ -86,7 +86,16 @@ mod tests {
     fn rounds_as_the_half_crate_does_and_keeps_what_is_rounded() {
         let mut values: Vec<f32> = numbers(40_000, 1).to_vec1().unwrap();
         // Ties, the largest values, infinities, NaN, subnormals.
-        values.extend([1.003_906_25, 1.011_718_75, f32::MAX, -f32::MAX, f32::INFINITY, -0.0, 1e-40, f32::NAN]);
+        values.extend([
+            1.0 + 1.0 / 256.0,
+            1.0 + 3.0 / 256.0,
+            f32::MAX,
+            -f32::MAX,
+            f32::INFINITY,
+            -0.0,
+            1e-40,
+            f32::NAN,
+        ]);
         let x = tensor(values.clone(), values.len()).unwrap();
         let half = Half::of(&x).unwrap();
         round_to_bf16(&x).unwrap();
