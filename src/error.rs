@@ -103,6 +103,18 @@ impl Error {
         self.0.code == ExitCode::Interrupted
     }
 
+    /// What the operating system said, when that lies beneath.
+    pub fn io_kind(&self) -> Option<std::io::ErrorKind> {
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            if let Some(io) = error.downcast_ref::<std::io::Error>() {
+                return Some(io.kind());
+            }
+            source = error.source();
+        }
+        None
+    }
+
     /// The message and everything beneath it on one line: `cannot read a.toml: permission denied`.
     pub fn one_line(&self) -> String {
         let mut line = self.0.message.clone();

@@ -151,3 +151,43 @@ fn garbage_is_what_no_pipeline_uses() {
     assert_eq!(project.run().done(), ["make", "use"], "what went is made again");
     assert_eq!(project.digests(), before);
 }
+
+/// What a stage links to is taken for what it was, unless it was written to meanwhile.
+#[test]
+fn a_link_has_the_digest_of_its_file_and_an_edit_through_it_is_seen() {
+    let project = Project::new().file(
+        "p.toml",
+        r#"
+name = "p"
+[stage.make]
+use     = "command"
+command = ["sh", "-c", "head -c 17000000 /dev/zero > {output}/large"]
+inputs  = {}
+[stage.link]
+use     = "command"
+command = ["sh", "-c", "ln {made}/large {output}/linked && echo more > {output}/more"]
+inputs  = { made = "@make" }
+"#,
+    );
+    project.run();
+    // Every file is read for this.
+    assert!(project.cmx(&["verify"]).success().stdout.starts_with("2 artifacts are whole"));
+    assert_eq!(project.run().done(), [""; 0]);
+    let tree = |view: &str| project.read(&format!("cache/trees/{}", project.digests()[view]));
+    let digest = |view: &str, file: &str| {
+        let line = tree(view).lines().find(|line| line.ends_with(file)).expect("a file").to_owned();
+        line.split_once(' ').expect("a digest").0.to_owned()
+    };
+    assert_eq!(digest("outputs/link", " linked"), digest("outputs/make", " large"));
+
+    let edit = "chmod u+w {output}/linked && printf x | dd of={output}/linked conv=notrunc status=none";
+    project.edit("p.toml", "echo more > {output}/more", edit);
+    let ran = project.run();
+    assert_eq!(ran.done(), ["link"], "{}", ran.stderr);
+    assert_ne!(digest("outputs/link", " linked"), digest("outputs/make", " large"));
+    // What was made before of the same file is altered with it; what the edit made is whole.
+    let ran = project.cmx(&["verify"]);
+    let short = |view: &str| project.digests()[view][..12].to_owned();
+    assert!(ran.stdout.contains(&format!("{} (p/make): large changed", short("outputs/make"))), "{}", ran.stdout);
+    assert!(!ran.stdout.contains(&short("outputs/link")), "{}", ran.stdout);
+}

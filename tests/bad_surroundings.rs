@@ -5,33 +5,9 @@ mod support;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::Command;
 
-use support::Project;
-
-/// A file system of its own, unmounted at the end.
-struct Tmpfs(PathBuf);
-
-impl Tmpfs {
-    /// `None` where the user may not mount.
-    fn new(place: PathBuf, size: &str) -> Option<Self> {
-        fs::create_dir(&place).expect("a folder");
-        let options = format!("size={size}");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&place).output();
-        if mounted.is_ok_and(|output| output.status.success()) {
-            return Some(Self(place));
-        }
-        eprintln!("skipped: mounting a tmpfs needs root");
-        None
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
-}
+use support::{Project, Tmpfs};
 
 const PIPELINE: &str = r#"
 name = "p"
@@ -54,8 +30,7 @@ fn a_full_disk_fails_the_stage_and_keeps_the_rest() {
     assert!(ran.stderr.contains("large: failed: sh failed: exit status: 1"), "{}", ran.stderr);
     assert!(project.cmx(&["logs", "large"]).success().stdout.contains("No space left on device"));
     assert_eq!(project.states()["small"], "fresh");
-    let grown = Command::new("mount").args(["-o", "remount,size=20m"]).arg(&cache.0).status().expect("mount");
-    assert!(grown.success());
+    cache.resize(20 << 20);
     assert_eq!(project.run().done(), ["large"]);
     assert!(project.cmx(&["verify"]).success().stdout.starts_with("2 artifacts are whole"));
 }

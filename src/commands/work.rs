@@ -11,6 +11,7 @@ use crate::error::{Context, Error, Result, nearest};
 use crate::events::WorkerEvent;
 use crate::runner::Task;
 use crate::stages::{KINDS, Names, Work, kind};
+use crate::store::advise_on_space;
 
 /// Run one resolved stage (used by the runner)
 #[derive(clap::Args)]
@@ -28,7 +29,7 @@ impl Args {
             (Ok(task), Ok(workspace)) => Names::of(&task.parameters, &workspace),
             _ => Names::default(),
         };
-        let result = task.and_then(work);
+        let result = task.and_then(work).map_err(advise_on_space);
         if let Err(error) = &result
             && !error.is_interruption()
         {

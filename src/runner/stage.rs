@@ -80,6 +80,7 @@ impl Job<'_> {
             kept: scratch.kept(),
             pool: self.store.pool(),
         };
+        let linkable = self.store.linkable(&self.inputs())?;
         let started = jiff::Timestamp::now().to_string();
         let clock = Instant::now();
         let attempt = attempt::attempt(self.store.workspace(), &scratch, &task, &self.log, cancel, emit)?;
@@ -96,7 +97,7 @@ impl Job<'_> {
                 return Ok(Outcome::Failed { message, hint, log, tail });
             }
         }
-        let (artifact, tree) = self.store.publish(&scratch.output())?;
+        let (artifact, tree) = self.store.publish(&scratch.output(), &linkable)?;
         let seconds = clock.elapsed().as_secs_f64();
         self.store.write_receipt(&Receipt {
             version: Receipt::version(),
@@ -122,6 +123,13 @@ impl Job<'_> {
         self.store.seal(artifact)?;
         let same = self.judgement.last.as_ref().is_some_and(|last| last.artifact == artifact);
         Ok(Outcome::Done(Done { fingerprint, artifact, same, seconds, by_other: false }))
+    }
+
+    /// The artifacts of the stages before.
+    fn inputs(&self) -> Vec<Digest> {
+        let parents = self.plan.parents(self.node).into_iter();
+        let latest = parents.filter_map(|node| self.store.latest(&self.plan.name, &self.plan.graph[node].name));
+        latest.filter_map(|fingerprint| Some(self.store.receipt(fingerprint)?.artifact)).collect()
     }
 
     /// The stage's scratch folder, locked; says once for whom it waits.

@@ -1,12 +1,14 @@
 //! Artifacts: published whole, checked before use, set aside when somebody altered them.
 
+use std::collections::HashMap;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::known::Known;
+use super::known::{Known, LARGE};
+use super::stat::Stat;
 use super::tree::{self, Tree};
 use super::{Digest, Store, advise};
 use crate::error::{Context, Error, Result};
@@ -31,19 +33,49 @@ pub struct Quarantined {
     pub differences: Vec<String>,
 }
 
+/// The large files of artifacts that were just found whole, by their stat but for the ctime.
+///
+/// A stage that changes one shard of a model links the others. A link sets the ctime of its file, and the digest that is
+/// known of the file no longer fits its stat: without this, the whole model would be read again.
+#[derive(Default)]
+pub struct Linkable(HashMap<Stat, Digest>);
+
 impl Store {
+    /// What a stage may link to: the large files of these artifacts. One that is not whole is left out.
+    pub fn linkable(&self, artifacts: &[Digest]) -> Result<Linkable> {
+        let mut linkable = Linkable::default();
+        for artifact in artifacts {
+            let (Health::Whole, Some(tree)) = (self.check(*artifact)?, self.tree(*artifact)) else { continue };
+            for file in
+                tree::walk(&self.artifact_path(*artifact))?.into_iter().filter(|file| file.stat.size > LARGE)
+            {
+                if let Some(digest) = tree.part(&file.path) {
+                    linkable.0.insert(file.stat.but_for_links(), digest);
+                }
+            }
+        }
+        Ok(linkable)
+    }
+
     /// Absolute path at which an artifact stands when it exists.
     pub fn artifact_path(&self, artifact: Digest) -> PathBuf {
         self.root.join("artifacts").join(artifact.to_string())
     }
 
     /// Makes `output`, a finished folder of the store's scratch space, an artifact. It appears with one rename, whole.
-    /// [`Self::seal`] it when nothing links to its files any more: that changes their stats.
+    /// [`Self::seal`] it when nothing links to its files any more: that changes their stats. Files that are links to those
+    /// of `linkable` are not read: since these were found whole, size and mtime, which whoever writes to a file changes,
+    /// are still the same.
     ///
     /// # Errors
     /// Links and special files are refused, as is an empty output; a full disk leaves the old state.
-    pub fn publish(&self, output: &Path) -> Result<(Digest, Tree)> {
+    pub fn publish(&self, output: &Path, linkable: &Linkable) -> Result<(Digest, Tree)> {
         protect(output)?;
+        for file in tree::walk(output)? {
+            if let Some(digest) = linkable.0.get(&file.stat.but_for_links()) {
+                self.known.learn(file.stat, *digest);
+            }
+        }
         let tree = self.scan(output)?;
         if tree.entries().is_empty() {
             return Err(

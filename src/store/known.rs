@@ -27,7 +27,7 @@ const SEALS: TableDefinition<&[u8; 32], &[u8; 32]> = TableDefinition::new("seals
 const USES: TableDefinition<&[u8; 32], u64> = TableDefinition::new("uses");
 
 /// Files above this size are hashed one by one with all threads, smaller ones side by side.
-const LARGE: u64 = 16 << 20;
+pub(super) const LARGE: u64 = 16 << 20;
 
 /// How much of a large file is in memory at a time: enough for every thread's share to be worth its while.
 const RUN: usize = 64 << 20;
@@ -82,6 +82,14 @@ impl Known {
         whole
             .map(|(digest, path)| digest.ok_or_else(|| Error::new(format!("{} has no digest", path.display()))))
             .collect()
+    }
+
+    /// Remembers the digest of a file without reading it.
+    pub fn learn(&self, stat: Stat, digest: Digest) {
+        let mut learnt = self.learnt();
+        if learnt.digests.insert(stat, digest) != Some(digest) {
+            learnt.new_digests.push(stat);
+        }
     }
 
     /// The tree of a folder as it is on disk.

@@ -30,12 +30,13 @@ mod tree;
 mod view;
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, Result};
 use crate::files;
 
-pub use artifact::{Health, Quarantined};
+pub use artifact::{Health, Linkable, Quarantined};
 pub use digest::Digest;
 pub use gc::{Garbage, What};
 pub use lock::{Holder, Scratch, Taken, host};
@@ -138,19 +139,20 @@ impl Store {
 
 /// Adds what to do when the cause is a full disk or a missing permission.
 fn advise(error: Error) -> Error {
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            return match io.kind() {
-                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => error
-                    .hint("free some space (`cmx gc --dry-run` shows what may go) and run again; nothing is lost"),
-                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
-                    error.hint("cmx needs to write in the workspace: check owner and mode of that folder")
-                }
-                _ => error,
-            };
+    match error.io_kind() {
+        Some(ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
+            error.hint("cmx needs to write in the workspace: check owner and mode of that folder")
         }
-        source = cause.source();
+        _ => advise_on_space(error),
     }
-    error
+}
+
+/// Adds what to do when the cause is a full disk, unless that is said already.
+pub fn advise_on_space(error: Error) -> Error {
+    match error.io_kind() {
+        Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) if error.advice().is_none() => {
+            error.hint("free some space (`cmx gc --dry-run` shows what may go) and run again; nothing is lost")
+        }
+        _ => error,
+    }
 }

@@ -30,6 +30,11 @@ impl Stat {
         }
     }
 
+    /// What of it a further link to the file leaves as it is: all but the ctime.
+    pub fn but_for_links(self) -> Self {
+        Self { ctime: 0, ..self }
+    }
+
     /// Fixed-width bytes: the key in the database of digests.
     pub fn key(&self) -> [u8; 56] {
         let mut key = [0; 56];

@@ -159,6 +159,42 @@ pub fn small_quickstart() -> Project {
     project.file("p.toml", &manifest)
 }
 
+/// A file system of its own, unmounted at the end.
+pub struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    /// `None` where the user may not mount.
+    pub fn new(place: PathBuf, size: &str) -> Option<Self> {
+        fs::create_dir(&place).expect("a folder");
+        let options = format!("size={size}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&place).output();
+        if mounted.is_ok_and(|output| output.status.success()) {
+            return Some(Self(place));
+        }
+        eprintln!("skipped: mounting a tmpfs needs root");
+        None
+    }
+
+    /// Gives it another size, not below what it holds.
+    pub fn resize(&self, bytes: u64) {
+        let options = format!("remount,size={bytes}");
+        let resized = Command::new("mount").args(["-o", &options]).arg(&self.0).status().expect("mount");
+        assert!(resized.success(), "{options}");
+    }
+
+    /// Bytes that it holds.
+    pub fn used(&self) -> u64 {
+        let state = rustix::fs::statvfs(&self.0).expect("a file system");
+        (state.f_blocks - state.f_bfree) * state.f_frsize
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
 /// A folder with all in it.
 pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a folder");
