@@ -370,6 +370,49 @@ fn tokenizers_that_do_not_extend_the_models_own_are_refused() {
     assert!(error.contains("has 512 rows, its tokenizer has 513 tokens"), "{error}");
 }
 
+/// The real model with another `config.json`.
+fn with_config(model: &Path, to: &Path, change: impl Fn(&mut Value)) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(model).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+    let mut config: Value = serde_json::from_slice(&fs::read(model.join("config.json")).unwrap()).unwrap();
+    change(&mut config);
+    fs::remove_file(to.join("config.json")).unwrap();
+    fs::write(to.join("config.json"), config.to_string()).unwrap();
+}
+
+#[test]
+fn a_config_of_another_model_is_noticed_before_anything_is_written() {
+    let Some(model) = shared("stories-moe") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (output, lora) = (at("out"), at("lora"));
+    adapter(&lora, 4, 512);
+    with_config(&model, &at("vocabulary"), |config| config["vocab_size"] = 32000.into());
+    with_config(&model, &at("width"), |config| config["hidden_size"] = 128.into());
+    with_config(&model, &at("tied"), |config| config["vocab_size"] = Value::Null);
+    let tokenizer = input("t", &model);
+    for (kind, name, expected) in [
+        ("expand", "vocabulary", "vocabulary says vocab_size 32000, its tokenizer has 512 tokens"),
+        ("expand", "tied", "config.json of the model has no `vocab_size`"),
+        ("merge", "vocabulary", "vocabulary says vocab_size 32000, `model.embed_tokens.weight` has 512 rows"),
+        ("export", "vocabulary", "`model.embed_tokens.weight` of "),
+        ("export", "width", "has the shape [512, 64]; config.json says [512, 128]"),
+    ] {
+        let mut parameters = json!({ "model": input("m", &at(name)) });
+        match kind {
+            "expand" => parameters["tokenizer"] = tokenizer.clone(),
+            "merge" => parameters["adapter"] = input("@train", &lora),
+            _ => {}
+        }
+        let error = refused(kind, &output, parameters);
+        assert!(error.contains(expected), "{kind}: {error}");
+        assert_eq!(fs::read_dir(&output).unwrap().count(), 0, "{kind} wrote something");
+    }
+}
+
 fn adapter(folder: &Path, rank: usize, vocabulary: usize) {
     let config = AdapterConfig {
         base_model_name_or_path: None,

@@ -9,6 +9,7 @@ use crate::error::{Context, Error, Result};
 use crate::events::Unit;
 use crate::model::Config;
 use crate::weights::Checkpoint;
+use crate::weights::expansion::EMBEDDING;
 use crate::weights::nf4::{Compute, Packing, quantization_config};
 use crate::weights::quantisation::{Quantisation, WHOLE};
 use crate::weights::rewrite::{Companions, Sharing, share_companions};
@@ -36,8 +37,16 @@ impl Stage for Export {
 
     fn run(&self, work: &mut Work) -> Result<()> {
         let packing = Packing::new(self.block_size, self.double_quant)?;
-        Config::open(self.model.path())?;
+        let config = Config::open(self.model.path())?;
         let base = Checkpoint::open(self.model.path())?;
+        let (found, said) = (base.shape(EMBEDDING)?, [config.vocab_size, config.hidden_size]);
+        if found != said {
+            return Err(Error::invalid(format!(
+                "`{EMBEDDING}` of {} has the shape {found:?}; config.json says {said:?}",
+                base.folder().display()
+            ))
+            .hint("give the folder as it was written: its config.json belongs to another model, or was edited"));
+        }
         let quantisation = Quantisation::new(&base, packing)?;
         let before = base.bytes_in_all();
         let progress = work.progress("packing", Some(before), Unit::Bytes);

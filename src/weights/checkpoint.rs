@@ -90,7 +90,9 @@ impl Checkpoint {
         let file = &self.shards[shard];
         let (Some(spec), Some(range)) = (file.spec(name), file.range(name)) else {
             let path = file.path().display();
-            return Err(Error::invalid(format!("{path} does not hold `{name}`, as the index says it does")));
+            return Err(Error::invalid(format!("{path} does not hold `{name}`, as the index says it does")).hint(
+                "index and files come from different models, or a download broke off: get the folder again",
+            ));
         };
         for part in parts(name, spec) {
             let range = range.start + part.range.start..range.start + part.range.end;

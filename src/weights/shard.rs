@@ -69,6 +69,7 @@ impl Shard {
         if map.starts_with(torch::ARCHIVE) {
             let tensors = torch::tensors(&map).map_err(|why| {
                 Error::invalid(format!("{} is no state dict of torch that can be read", path.display()))
+                    .hint("load it with torch, as far as you trust it, and save its tensors with `safetensors.torch.save_file`")
                     .caused_by(Error::new(why))
             })?;
             let tensors = tensors.into_iter().map(|(name, (spec, range))| (name, Stored { spec, range })).collect();
@@ -87,7 +88,9 @@ impl Shard {
         }
         let start = 8 + header as usize;
         let metadata: Metadata = serde_json::from_slice(&map[8..start]).map_err(|error| {
-            Error::invalid(format!("the header of {} is damaged", path.display())).caused_by(error)
+            Error::invalid(format!("the header of {} is damaged", path.display()))
+                .hint("get the file again, and compare its digest with the original's")
+                .caused_by(error)
         })?;
         let (described, present) = (metadata.data_len() as u64, length - start as u64);
         if described != present {
@@ -213,7 +216,17 @@ mod tests {
         let overflow = r#"{"w":{"dtype":"F32","shape":[4611686018427387905,4],"data_offsets":[0,16]}}"#;
         let beyond = r#"{"w":{"dtype":"U8","shape":[1152921504606846976],"data_offsets":[0,1152921504606846976]}}"#;
         let hole = r#"{"w":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}"#;
-        let cases: [(&[u8], &str); 10] = [
+        let overlap = r#"{"v":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"w":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#;
+        let backwards = r#"{"w":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#;
+        let negative = r#"{"w":{"dtype":"F32","shape":[2],"data_offsets":[-8,0]}}"#;
+        let unknown = r#"{"w":{"dtype":"F128","shape":[1],"data_offsets":[0,16]}}"#;
+        let twice = r#"{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"w":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}"#;
+        let mut latin = HEADER.replace('w', "é").into_bytes();
+        latin.retain(|byte| *byte != 0xc3);
+        let latin = [&(latin.len() as u64).to_le_bytes()[..], &latin, &[0; 8]].concat();
+        let mut huge = file(HEADER, &[0; 8]);
+        huge[..8].copy_from_slice(&(Shard::MAX_HEADER + 1).to_le_bytes());
+        let cases: [(&[u8], &str); 18] = [
             (&[], "0 bytes are too few"),
             (&[1, 2, 3], "3 bytes are too few"),
             (&[255; 16], "its header claims 18446744073709551615 bytes"),
@@ -224,9 +237,20 @@ mod tests {
             (&file(overflow, &[0; 16]), "is damaged"),
             (&file(beyond, &[0; 16]), "describes 1152921504606846976 bytes"),
             (&file(hole, &[0; 16]), "is damaged"),
+            (&file(overlap, &[0; 12]), "is damaged"),
+            (&file(backwards, &[0; 8]), "is damaged"),
+            (&file(negative, &[0; 8]), "is damaged: invalid value: integer `-8`"),
+            (&file(unknown, &[0; 16]), "is damaged: unknown variant `F128`"),
+            // The last of two counts, and leaves a hole.
+            (&file(twice, &[0; 16]), "is damaged"),
+            (&file("[1, 2]", &[]), "is damaged"),
+            (&latin, "is damaged"),
+            (&huge, "its header claims 100000001 bytes"),
         ];
         for (bytes, message) in cases {
-            let error = open(bytes).err().unwrap().one_line();
+            let error = open(bytes).err().unwrap();
+            assert!(error.advice().is_some_and(|hint| hint.starts_with("get the file again")), "{error:?}");
+            let error = error.one_line();
             assert!(error.contains("a.safetensors") && error.contains(message), "{error}");
         }
     }
