@@ -5,9 +5,11 @@
 
 import datetime
 import decimal
+import io
 import json
 import pathlib
 import shutil
+import zipfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -201,17 +203,25 @@ def safetensors():
         f"{layer}.experts.gate_up_proj": ("BF16", 2, 4, 3), f"{layer}.experts.down_proj": ("F32", 2, 3, 2),
         f"{layer}.gate.weight": ("F32", 2, 3)}))
     write("safetensors", "index", json.dumps({"metadata": {"total_size": 8}, "weight_map": {"w": "model-1.safetensors"}}))
+
+
+def torch():
     rebuild = b"ctorch._utils\n_rebuild_tensor_v2\n"
     storage = b"((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x10tQ"
     hooks = b"\x89ccollections\nOrderedDict\n)RtR"
     plain = b"\x80\x02}q\0X\x01\0\0\0wq\1" + rebuild + storage + b"K\2K\2K\3\x86K\3K\1\x86" + hooks + b"s."
-    write("safetensors", "pickle", plain)
+    write("torch", "pickle", plain)
     parameter = b"ctorch._utils\n_rebuild_parameter\n" + rebuild + storage + b"K\0K\4\x85K\1\x85" + hooks
-    write("safetensors", "pickle-ordered", b"\x80\x02ccollections\nOrderedDict\n)R(X\x01\0\0\0w" + parameter
+    write("torch", "pickle-ordered", b"\x80\x02ccollections\nOrderedDict\n)R(X\x01\0\0\0w" + parameter
           + b"\x88ccollections\nOrderedDict\n)R\x87RX\x01\0\0\0v" + rebuild + storage
           + b"J\1\0\0\0)M\1\0\x85" + hooks + b"u}b.")
-    write("safetensors", "pickle-4", b"\x80\x04\x95\0\0\0\0\0\0\0\0}\x94(\x8c\x01w\x94\x8c\x0ctorch._utils\x94\x8c\x12"
+    write("torch", "pickle-4", b"\x80\x04\x95\0\0\0\0\0\0\0\0}\x94(\x8c\x01w\x94\x8c\x0ctorch._utils\x94\x8c\x12"
           b"_rebuild_tensor_v2\x94\x93\x94" + storage + b"K\0K\1\x85\x8a\1\1\x85" + hooks + b"u.")
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in [("data.pkl", plain), ("byteorder", b"little"), ("data/0", bytes(range(64))), ("version", b"3\n")]:
+            archive.writestr(zipfile.ZipInfo(f"a/{name}"), content)
+    write("torch", "whole", file.getvalue())
 
 
 def adapter():
@@ -250,5 +260,6 @@ if __name__ == "__main__":
     tokenizer_json()
     hub()
     safetensors()
+    torch()
     adapter()
     quant_state()
