@@ -12,6 +12,8 @@ PYTHON ?= python3
 VENV   := .venv-parity
 # The oldest `datasets` that is compared with needs a pyarrow of its time.
 VENV_2 := .venv-parity-datasets-2
+# transformers 5, whose model folders have other names of tensors.
+VENV_5 := .venv-parity-transformers-5
 PEERS  := target/peers
 CMX    := target/release/cmx
 # Corpora and tokenizers for the comparisons that need real ones; without the folder they are left out.
@@ -20,7 +22,7 @@ SHARED ?= ../shared/data
 DOCUMENTS ?=
 # A release is fuzzed with FUZZ_SECONDS=600.
 FUZZ_SECONDS ?= 30
-FUZZ_TARGETS := jsonl parquet tokenizer_model tokenizer_json hub safetensors adapter quant_state
+FUZZ_TARGETS := jsonl parquet tokenizer_model tokenizer_json hub safetensors torch adapter quant_state
 
 .PHONY: quickstart build test lint bench parity fuzz tools linters fuzzer cmake
 
@@ -46,11 +48,14 @@ bench: build $(PEERS)/bin/b3sum $(VENV)/installed
 	else echo "data_plane.py and vocabulary.py are left out: there is no $(SHARED)/zh"; fi
 	cargo bench --bench training
 	$(VENV)/bin/python benches/training.py
+	$(VENV)/bin/python benches/weights.py --cmx $(CMX) merge
+	@if [ -d "$(SHARED)/tokenizers" ]; then set -x; $(VENV)/bin/python benches/weights.py --cmx $(CMX) --data $(SHARED) expand; \
+	else echo "weights.py expand is left out: there is no $(SHARED)/tokenizers"; fi
 
 $(PEERS)/bin/b3sum:
 	cargo install --quiet --root $(PEERS) b3sum
 
-parity: quickstart $(VENV)/installed $(VENV_2)/installed cmake
+parity: quickstart $(VENV)/installed $(VENV_2)/installed $(VENV_5)/installed cmake
 	cargo test --release --features parity --test sentencepiece_live
 	CMX_PYTHON="$(CURDIR)/$(VENV)/bin/python" CMX_PYTHON_DATASETS_2="$(CURDIR)/$(VENV_2)/bin/python" \
 		cargo test --release -- --ignored
@@ -61,8 +66,10 @@ parity: quickstart $(VENV)/installed $(VENV_2)/installed cmake
 	$(VENV)/bin/python tests/parity/bitsandbytes_nf4.py $(CMX) outputs/merge
 	@if [ -d "$(SHARED)/tokenizers" ]; then set -x; \
 		$(VENV)/bin/python tests/parity/expand_means.py $(CMX) \
-			$(SHARED)/tokenizers/llama-32000.model $(SHARED)/tokenizers/ymcui-chinese-llama2-55296.model; \
-	else echo "expand_means.py is left out: there is no $(SHARED)/tokenizers"; fi
+			$(SHARED)/tokenizers/llama-32000.model $(SHARED)/tokenizers/ymcui-chinese-llama2-55296.model && \
+		$(VENV)/bin/python tests/parity/torch_files.py $(CMX) \
+			$(SHARED)/tokenizers/llama-32000.model $(SHARED)/tokenizers/ymcui-chinese-llama2-55296.model $(VENV_5)/bin/python; \
+	else echo "expand_means.py and torch_files.py are left out: there is no $(SHARED)/tokenizers"; fi
 	@if [ -d "$(SHARED)/zh" ]; then set -x; \
 		$(VENV)/bin/python tests/parity/vocabularies.py $(CMX) $(SHARED) && \
 		$(VENV)/bin/python tests/parity/merged_tokenizer.py $(CMX) $(SHARED) $(if $(DOCUMENTS),--documents $(DOCUMENTS)); \
@@ -85,6 +92,11 @@ $(VENV)/installed: tests/parity/requirements.txt
 $(VENV_2)/installed: tests/parity/requirements-datasets-2.txt
 	$(PYTHON) -m venv $(VENV_2)
 	$(VENV_2)/bin/pip install --quiet --requirement $<
+	touch $@
+
+$(VENV_5)/installed: tests/parity/requirements-transformers-5.txt
+	$(PYTHON) -m venv $(VENV_5)
+	$(VENV_5)/bin/pip install --quiet --requirement $<
 	touch $@
 
 # Rust, and the C compiler with which zstd, BLAKE3 and ring are built.
