@@ -1,22 +1,25 @@
 #!/usr/bin/env python3
 """Merging an adapter and expanding a vocabulary beside PEFT and the published script: seconds and peak memory.
 
-    .venv-parity/bin/python benches/weights.py [--cmx target/release/cmx] [--folder target/weights] [--repeats 3]
-                                               [merge] [expand]
+    .venv-parity/bin/python benches/weights.py [--cmx target/release/cmx] [--data ../shared/data]
+                                               [--folder target/weights] [--repeats 3] [--peer-gb 10] [merge] [expand]
 
-Needs torch, transformers 4.46.3, peft 0.13.2 and room for three times the model under `--folder`, which is emptied at
-the end. Every program runs as a process of its own, in turns; a figure is the median of the repeats.
+Needs torch, transformers 4.46.3, peft 0.13.2, sentencepiece and room for 25 GB under `--folder`, which is emptied at the
+end. Every program runs as a process of its own, in turns; a figure is the median of the repeats. Before each, the inputs
+are put out of the page cache. Memory is the peak over all processes of a program: resident in all, and the part of it
+that is not a mapped file, which the kernel can take back whenever it wants.
 
 - `merge`: a bfloat16 model of Mixtral's own widths (4096, 14336; 2 layers of 6 experts, a vocabulary of 40,000: 5.0 GB in
   two files) and an adapter of rank 64 with embedding and output, in bfloat16. PEFT: `from_pretrained`,
   `merge_and_unload`, `save_pretrained`. Both write the same bits.
-- `expand`: a bfloat16 checkpoint of 20 GB in five files, of which the first holds embedding and output; the vocabulary
-  grows from 32,000 to 57,000. The published script's way: every tensor of every file into memory, both matrices made
-  anew row by row, `torch.save` of all. Both run on a checkpoint as large as the script's memory and its output's disk
-  allow (`--expand-peer-gb`), cmx on that of 20 GB as well.
+- `expand`: a bfloat16 checkpoint in 19 files as Mixtral-8x7B-v0.1 comes in 19 (its layers cut smaller), embedding in the
+  first and output in the last; the vocabulary grows from 32,000 to 55,296 (tokenizers of `--data`). The published script's way: every tensor of
+  every file into memory, both matrices made anew row by row, `torch.save` of all. Both run on a checkpoint that leaves
+  the script room in memory (`--peer-gb`), and cmx on one of 20 GB as well. The checkpoint is an artifact of a stage
+  before, as when it was downloaded.
 
-cmx is timed twice: `cmx run` from a cold store, which reads and hashes the inputs, runs the stage, hashes the output and
-waits until it is on the disk; and the stage alone, as the run's record has it.
+cmx's time is that of `cmx run`: for `merge` from a cold store, so that the inputs are read and hashed as well; the stage,
+the hashing of what it wrote, and the wait until it is on the disk. The peers do not wait for the disk.
 """
 
 import argparse
@@ -27,6 +30,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import threading
 import time
 
 WIDTH, INNER = 4096, 14336
@@ -154,34 +158,82 @@ def write_adapter(folder, shards, vocabulary, rank=64):
 
 # --- The measuring ---
 
-def measured(command, cwd=None):
-    """Runs a process; its seconds and the peak resident memory, in GB, of it or the largest that it started."""
-    start = time.perf_counter()
-    process = subprocess.Popen([str(part) for part in command], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    if status:
-        sys.exit(f"{command}: {output.decode(errors='replace')}")
-    return {"seconds": seconds, "cpu": usage.ru_utime + usage.ru_stime, "memory": usage.ru_maxrss / 1e6}
-
-
-def cmx(options, workspace, stage):
-    """A run from a cold store; also the seconds of the stage alone."""
-    shutil.rmtree(workspace / "cache", ignore_errors=True)
-    shutil.rmtree(workspace / "outputs", ignore_errors=True)
-    found = measured([options.cmx.resolve(), "run", "pipeline.toml", "--log-format", "json"], cwd=workspace)
-    record = next((workspace / "cache" / "receipts").glob("*"))
-    found["receipt"] = json.loads(record.read_text())
+def family(process):
+    """A process and all below it."""
+    found, at = [process], 0
+    while at < len(found):
+        try:
+            for task in pathlib.Path(f"/proc/{found[at]}/task").iterdir():
+                found += [int(child) for child in (task / "children").read_text().split()]
+        except OSError:
+            pass
+        at += 1
     return found
 
 
+def resident(process):
+    """GB of memory that a process has: in all, without mapped files, and the most that it ever had."""
+    fields = {}
+    try:
+        for line in pathlib.Path(f"/proc/{process}/status").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.startswith(("Rss", "VmRSS", "VmHWM")):
+                fields[name] = int(value.split()[0]) * 1024 / 1e9
+    except OSError:
+        pass
+    return fields.get("VmRSS", 0), fields.get("RssAnon", 0) + fields.get("RssShmem", 0), fields.get("VmHWM", 0)
+
+
+def measured(command, cwd=None):
+    """Runs a program: its seconds, those of its processors, and its peak memory in GB, looked at every 20 ms: of all its
+    processes together, or what the kernel says of one if that is more. (What `wait4` says holds the memory of this
+    process as well, from which the other was forked.)"""
+    start = time.perf_counter()
+    process = subprocess.Popen([str(part) for part in command], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    peaks, ended = {"memory": 0, "anonymous": 0}, threading.Event()
+
+    def watch():
+        while not ended.wait(0.02):
+            if found := [resident(one) for one in family(process.pid)]:
+                in_all, anonymous, most = zip(*found)
+                peaks["memory"] = max(peaks["memory"], sum(in_all), *most)
+                peaks["anonymous"] = max(peaks["anonymous"], sum(anonymous))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    ended.set()
+    watcher.join()
+    if status:
+        sys.exit(f"{command}: {output.decode(errors='replace')}")
+    return {"seconds": seconds, "cpu": usage.ru_utime + usage.ru_stime} | peaks
+
+
+def forget(folder):
+    """Puts files out of the page cache."""
+    os.sync()
+    for path in pathlib.Path(folder).rglob("*.safetensors"):
+        with open(path) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def report(name, runs):
-    middle = {key: statistics.median(run[key] for run in runs) for key in ["seconds", "cpu", "memory"]}
+    middle = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
     spread = f"{min(run['seconds'] for run in runs):.1f}–{max(run['seconds'] for run in runs):.1f}"
-    print(f"  {name:24} {middle['seconds']:7.1f} s ({spread}), {middle['cpu']:7.1f} s of processors, "
-          f"{middle['memory']:6.2f} GB", flush=True)
+    print(f"  {name:16} {middle['seconds']:7.1f} s ({spread}), {middle['cpu']:6.1f} s of processors, "
+          f"{middle['memory']:6.2f} GB, {middle['anonymous']:6.2f} without files", flush=True)
     return middle
+
+
+def against(ours, theirs):
+    print(f"  {theirs['seconds'] / ours['seconds']:.1f} times as fast, {ours['memory'] / theirs['memory']:.3f} of the "
+          f"memory, {ours['anonymous'] / theirs['anonymous']:.3f} without files", flush=True)
+
+
+def peer(name, *arguments):
+    return measured([sys.executable, __file__, "--peer", name, *arguments])
 
 
 def merge(options):
@@ -194,28 +246,133 @@ def merge(options):
     (folder / "pipeline.toml").write_text('name = "bench"\n[stage.merge]\nmodel = "base"\nadapter = "adapter"\n')
     print(f"merge, {size / 1e9:.1f} GB")
     ours, theirs = [], []
-    for _ in range(options.repeats):
-        ours.append(cmx(options, folder, "merge"))
-        shutil.rmtree(folder / "cache")
+    for number in range(options.repeats):
+        forget(folder)
+        ours.append(measured([options.cmx.resolve(), "run", "pipeline.toml"], cwd=folder))
+        forget(folder)
         output = folder / "theirs"
-        theirs.append(measured([sys.executable, __file__, "--peer", "merge", folder / "base", folder / "adapter", output]))
-        shutil.rmtree(output)
-    ours, theirs = report("cmx run", ours), report("PEFT", theirs)
-    print(f"  {theirs['seconds'] / ours['seconds']:.1f} times as fast, "
-          f"{ours['memory'] / theirs['memory']:.3f} of the memory")
+        theirs.append(peer("merge", folder / "base", folder / "adapter", output))
+        if number == 0:
+            same_bits(folder / "outputs" / "merge", output)
+        for made in ["cache", "outputs", "theirs"]:
+            shutil.rmtree(folder / made)
+    against(report("cmx run", ours), report("PEFT", theirs))
+
+
+def same_bits(ours, theirs):
+    """Both folders hold the same tensors."""
+    from safetensors import safe_open
+    import torch
+    ours, theirs = ({name: file for path in sorted(folder.glob("*.safetensors"))
+                     for file in [safe_open(path, framework="pt")] for name in file.keys()} for folder in (ours, theirs))
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        mine, other = ours[name].get_tensor(name), theirs[name].get_tensor(name)
+        assert mine.dtype == other.dtype and torch.equal(mine.view(torch.int16), other.view(torch.int16)), name
+    print(f"  the same bits in all {len(ours)} tensors", flush=True)
+
+
+def expand(options):
+    for gigabytes in [options.peer_gb, 20]:
+        expand_one(options, gigabytes, gigabytes == options.peer_gb)
+        shutil.rmtree(options.folder / "expand")
+
+
+FILES = 19
+
+
+def make_base(gigabytes, tokenizer, output):
+    """A checkpoint of about that size in 19 files, one layer each, and its tokenizer. Runs as a stage."""
+    output, vocabulary = pathlib.Path(output), 32_000
+    each = (float(gigabytes) * 1e9 - 4 * vocabulary * WIDTH) / FILES
+    experts = max(1, round((each - 2 * 2.5 * WIDTH * WIDTH) / (2 * 3 * WIDTH * INNER)))
+    shards = [layer(number, experts) for number in range(FILES)]
+    last = ends(vocabulary)
+    shards[0]["model.embed_tokens.weight"] = last.pop("model.embed_tokens.weight")
+    shards[-1] |= last
+    output.rmdir()
+    write_model(output, shards, vocabulary, FILES, experts)
+    shutil.copy(tokenizer, output / "tokenizer.model")
+
+
+def expand_one(options, gigabytes, with_peer):
+    folder, tokenizers = options.folder / "expand", options.data.resolve() / "tokenizers"
+    old, new = tokenizers / "llama-32000.model", tokenizers / "ymcui-chinese-llama2-55296.model"
+    (folder / "larger").mkdir(parents=True)
+    shutil.copy(new, folder / "larger" / "tokenizer.model")
+    (folder / "datasets.toml").touch()
+    command = json.dumps([sys.executable, str(pathlib.Path(__file__).resolve()), "--peer", "base", str(gigabytes), str(old),
+                          "{output}"])
+    (folder / "pipeline.toml").write_text(
+        f'name = "bench"\n[stage.base]\nuse = "command"\ncommand = {command}\n'
+        '[stage.expand]\nmodel = "@base"\ntokenizer = "larger"\nrecipe = "as-published"\n')
+    subprocess.run([options.cmx.resolve(), "run", "pipeline.toml", "--only", "base"], cwd=folder, check=True,
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    base = folder / "outputs" / "base"
+    size = sum(path.stat().st_size for path in base.iterdir())
+    print(f"expand, {size / 1e9:.1f} GB in {FILES} files")
+    ours, theirs = [], []
+    for number in range(options.repeats):
+        forget(base)
+        ours.append(measured([options.cmx.resolve(), "run", "pipeline.toml"], cwd=folder))
+        if with_peer:
+            output = folder / "theirs"
+            output.mkdir()
+            (folder / "rows.json").write_text(json.dumps(spelled(old, new)))
+            forget(base)
+            theirs.append(peer("expand", base, folder / "rows.json", output))
+            if number == 0:
+                same_rows(folder / "outputs" / "expand", output / "pytorch_model.bin")
+            shutil.rmtree(output)
+        take_back(folder, "expand")
+        # The base's files have lost a link: they are read again here, not in the next run.
+        subprocess.run([options.cmx.resolve(), "status", "pipeline.toml"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    ours = report("cmx run", ours)
+    if with_peer:
+        against(ours, report("as published", theirs))
+
+
+def spelled(old, new):
+    """What the published script averages over for each new token."""
+    import sentencepiece
+    old, new = (sentencepiece.SentencePieceProcessor(model_file=str(path)) for path in (old, new))
+    return [[old.bos_id(), *old.encode(new.decode([token]))] for token in range(old.vocab_size(), new.vocab_size())]
+
+
+def same_rows(ours, theirs):
+    """Both have the same embedding and output."""
+    from safetensors import safe_open
+    import torch
+    theirs = torch.load(theirs, mmap=True)
+    index = json.loads((ours / "model.safetensors.index.json").read_text())["weight_map"]
+    for name in ["model.embed_tokens.weight", "lm_head.weight"]:
+        with safe_open(ours / index[name], framework="pt") as file:
+            assert torch.equal(file.get_tensor(name).view(torch.int16), theirs[name].view(torch.int16)), name
+    print("  the same bits in embedding and output", flush=True)
+
+
+def take_back(folder, stage):
+    """As if a stage had not run."""
+    for path in (folder / "cache" / "receipts").iterdir():
+        receipt = json.loads(path.read_text())
+        if receipt["stage"] == stage:
+            shutil.rmtree(folder / "cache" / "artifacts" / receipt["artifact"])
+            path.unlink()
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--cmx", type=pathlib.Path, default=pathlib.Path("target/release/cmx"))
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("target/weights"))
+    parser.add_argument("--data", type=pathlib.Path, default=pathlib.Path("../shared/data"))
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--peer", nargs=4)
-    parser.add_argument("what", nargs="*", default=["merge"])
+    parser.add_argument("--peer-gb", type=float, default=10, help="of the checkpoint that the published script expands")
+    parser.add_argument("--peer", nargs=4, metavar="ARGUMENT", help=argparse.SUPPRESS)
+    parser.add_argument("what", nargs="*", default=["merge", "expand"])
     options = parser.parse_args()
     if options.peer:
         name, *arguments = options.peer
-        globals()[f"peer_{name}"](*arguments)
+        {"base": make_base, "expand": peer_expand, "merge": peer_merge}[name](*arguments)
         return
     shutil.rmtree(options.folder, ignore_errors=True)
     try:

@@ -256,6 +256,13 @@ impl Adapter {
             .context(|| format!("cannot load `{name}` of {}", self.folder.display()))
     }
 
+    /// Takes the pages of a tensor out of memory.
+    pub(super) fn release(&self, name: &str) {
+        if let Some(range) = self.names.get(name).and_then(|raw| self.shard.range(raw)) {
+            self.shard.release(range);
+        }
+    }
+
     fn missing(&self, name: &str) -> Error {
         let error = Error::invalid(format!("{} has no tensor `{name}`", self.shard.path().display()));
         match nearest(name, self.names.keys().map(String::as_str)) {

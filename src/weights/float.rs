@@ -52,6 +52,7 @@ impl Float {
     }
 
     /// Rounds to the nearest value of the type, ties to even.
+    #[inline(always)]
     pub fn round(self, value: f32) -> f32 {
         match self {
             Self::F32 => value,

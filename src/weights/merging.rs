@@ -222,8 +222,8 @@ impl<'a> Merge<'a> {
             Some(Change::Replace(new)) => self.replace(name, new, writer, tick),
             Some(Change::Add { a, b, scale }) => {
                 let product = Product {
-                    a: self.adapter.tensor(a, &Device::Cpu)?.to_dtype(DType::F32)?,
-                    b: self.adapter.tensor(b, &Device::Cpu)?.to_dtype(DType::F32)?,
+                    a: self.factor(a)?,
+                    b: self.factor(b)?,
                     scale: *scale,
                     float: float_of(self.adapter.spec(b)?, b)?,
                 };
@@ -246,6 +246,13 @@ impl<'a> Merge<'a> {
             writer.write(&bytes)?;
             tick(bytes.len() as u64)
         })
+    }
+
+    /// A or B in float32, no longer mapped.
+    fn factor(&self, name: &str) -> Result<Tensor> {
+        let tensor = self.adapter.tensor(name, &Device::Cpu)?.to_dtype(DType::F32)?;
+        self.adapter.release(name);
+        Ok(tensor)
     }
 
     /// Writes the matrix that the adapter is added to, with what is added.
@@ -347,10 +354,15 @@ impl Product {
 
     /// Adds `delta`, a part of B·A, to that part of a matrix.
     fn add(&self, delta: &[f32], sum: &mut [f32]) {
+        /// One loop for each type: with the type known, its rounding becomes vector code.
+        fn add(sum: &mut [f32], delta: &[f32], rounded: impl Fn(f32) -> f32) {
+            sum.iter_mut().zip(delta).for_each(|(sum, delta)| *sum += rounded(*delta));
+        }
         let scale = self.scale;
         match self.float {
-            Float::F32 => sum.iter_mut().zip(delta).for_each(|(sum, delta)| *sum += delta * scale),
-            float => sum.iter_mut().zip(delta).for_each(|(sum, delta)| *sum += float.round(delta * scale)),
+            Float::F32 => add(sum, delta, |delta| delta * scale),
+            Float::BF16 => add(sum, delta, |delta| Float::BF16.round(delta * scale)),
+            Float::F16 => add(sum, delta, |delta| Float::F16.round(delta * scale)),
         }
     }
 }
