@@ -218,3 +218,6 @@ impl Linear {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,8 +21,10 @@ pub use ops::{IGNORED, Loss, LossFactors, RouterLosses};
 pub use parameter::{Gradients, Parameter};
 pub use precision::Precision;
 
-/// A tiny model folder, for the tests of other rooms.
+/// A tiny model folder and an adapter for it, for the tests of other rooms.
 #[cfg(test)]
 pub mod fixture {
-    pub use super::mixtral::tests::{formula, tiny_config, write_model};
+    pub use super::mixtral::tests::{
+        formula, golden_adapter, golden_block, tiny_config, write_adapter, write_model,
+    };
 }

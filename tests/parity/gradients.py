@@ -70,6 +70,9 @@ def draw(rng, number):
     if V5:
         config["rope_parameters"] = dict(rope_theta=theta, rope_type="default")
         config["head_dim"] = rng.choice([2, 4, 10, 16])
+        # Their default takes rows of whole 16 bytes only.
+        whole = config["hidden_size"] % 4 == 0 and config["intermediate_size"] % 4 == 0
+        config["experts_implementation"] = rng.choice(["eager", "grouped_mm"]) if whole else "eager"
     else:
         config["rope_theta"] = theta
     adapter = None

@@ -1,9 +1,11 @@
 //! The model against the numbers of transformers, against finite differences, and against itself.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::*;
 use crate::model::ops::{View, modify, tensor};
+use crate::weights::adapter::{self, Adapter, AdapterConfig, PREFIX};
 
 /// What `tests/golden/mixtral.py` printed.
 fn golden() -> serde_json::Value {
@@ -132,22 +134,123 @@ fn logits_loss_and_gradients_are_those_of_transformers() {
         let objective = Objective::cross_entropy(scale);
         let again = model.train(&batch, objective, PASS(), 0.0, false, &gradients).unwrap();
         assert_eq!(again.predictions, loss);
-        let trained: Vec<String> = model.trained().iter().map(|parameter| parameter.name.clone()).collect();
-        assert_eq!(trained.len(), case["gradients"].as_object().unwrap().len());
-        for (index, name) in trained.iter().enumerate() {
-            let gradient = flat(gradients.get(index).unwrap());
-            let probe = formula(gradient.len(), 1000);
-            let dot = |a: &[f32]| gradient.iter().zip(a).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-            let square = case["gradients"][name][0].as_f64().unwrap();
-            let along = case["gradients"][name][1].as_f64().unwrap();
-            assert!(
-                (dot(&gradient) - square).abs() <= 1e-4 * square + 1e-12,
-                "{name}: {} {square}",
-                dot(&gradient)
-            );
-            assert!((dot(&probe) - along).abs() <= 1e-3 * square.sqrt() + 1e-9, "{name}: {} {along}", dot(&probe));
+        compare(&model, &mut gradients, &case["gradients"], "");
+    }
+}
+
+/// Asserts that the gradients of the trained weights are those that `mixtral.py` probed, under these names after `prefix`.
+fn compare(model: &Mixtral, gradients: &mut Gradients, golden: &serde_json::Value, prefix: &str) {
+    let trained: Vec<String> = model.trained().iter().map(|parameter| parameter.name.clone()).collect();
+    assert_eq!(trained.len(), golden.as_object().unwrap().len());
+    for (index, name) in trained.iter().enumerate() {
+        let golden = &golden[format!("{prefix}{name}")];
+        let gradient = flat(gradients.get(index).unwrap());
+        let probe = formula(gradient.len(), 1000);
+        let dot = |a: &[f32]| gradient.iter().zip(a).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        let square = golden[0].as_f64().unwrap();
+        let along = golden[1].as_f64().unwrap();
+        assert!((dot(&gradient) - square).abs() <= 1e-4 * square + 1e-12, "{name}: {} {square}", dot(&gradient));
+        assert!((dot(&probe) - along).abs() <= 1e-3 * square.sqrt() + 1e-9, "{name}: {} {along}", dot(&probe));
+    }
+}
+
+/// The adapter of `mixtral.py`, and all that came of it.
+pub fn golden_adapter() -> serde_json::Value {
+    golden()["adapter"].clone()
+}
+
+/// Writes that adapter as PEFT would: matrices by the formula, embedding and output as the model has them.
+pub fn write_adapter(folder: &Path, model: &mut Mixtral) {
+    let golden = golden_adapter();
+    let settings = &golden["settings"];
+    let list = |name: &str| serde_json::from_value::<Vec<String>>(settings[name].clone()).unwrap();
+    let config = AdapterConfig {
+        base_model_name_or_path: None,
+        r: settings["r"].as_u64().unwrap() as usize,
+        lora_alpha: settings["lora_alpha"].as_f64().unwrap(),
+        lora_dropout: 0.0,
+        target_modules: list("target_modules"),
+        modules_to_save: list("modules_to_save"),
+        use_rslora: false,
+        rank_pattern: Default::default(),
+        alpha_pattern: Default::default(),
+    };
+    let mut shapes = BTreeMap::new();
+    for linear in model.linears_mut() {
+        let module = linear.weight.module().to_owned();
+        if config.target_modules.iter().any(|target| module.ends_with(target)) {
+            let (out, input) = linear.weight.shape().unwrap();
+            shapes.insert(format!("{PREFIX}{module}.lora_A.weight"), [config.r, input]);
+            shapes.insert(format!("{PREFIX}{module}.lora_B.weight"), [out, config.r]);
         }
     }
+    let mut tensors = BTreeMap::new();
+    for (seed, (name, shape)) in (100..).zip(shapes) {
+        let values = formula(shape[0] * shape[1], seed).into_iter().map(|v| v / 4.0).collect();
+        tensors.insert(name, tensor(values, shape.to_vec()).unwrap());
+    }
+    for parameter in [&model.embedding].into_iter().chain(model.parameters().last().copied()) {
+        tensors.insert(format!("{PREFIX}{}", parameter.name), parameter.value.clone());
+    }
+    adapter::save(folder, &config, &tensors).unwrap();
+}
+
+/// Block `number` of `mixtral.py`: counting in steps of 1, 2 or 3.
+pub fn golden_block(number: u32) -> Vec<u32> {
+    (0..12).map(|i| (number * 7 + i * (1 + number % 3)) % 40).collect()
+}
+
+#[test]
+fn an_adapter_and_all_losses_have_the_gradients_of_peft() {
+    let golden = golden_adapter();
+    let folder = tempfile::tempdir().unwrap();
+    let mut model = plain();
+    write_adapter(folder.path(), &mut model);
+    model.continue_adapter(&Adapter::open(folder.path()).unwrap(), 0).unwrap();
+    let batch = Batch::next_tokens(&[golden_block(0), golden_block(1)], |_| true).unwrap();
+    let coefficient = |name: &str| golden["coefficients"][name].as_f64().unwrap();
+    let scale = 1.0 / batch.predictions() as f64;
+    let objective = Objective {
+        predictions: LossFactors { sum: scale as f32, z: (coefficient("z_loss") * scale) as f32 },
+        router: RouterLosses { balance: coefficient("router_aux_loss"), z: coefficient("router_z_loss") },
+    };
+    let mut gradients = Gradients::of(&model.trained()).unwrap();
+    let Losses { predictions, router } =
+        model.train(&batch, objective, PASS(), 0.0, false, &mut gradients).unwrap();
+    for (name, ours) in [
+        ("loss", predictions.mean()),
+        ("z_loss", predictions.mean_z()),
+        ("router_aux_loss", router.balance),
+        ("router_z_loss", router.z),
+    ] {
+        let theirs = golden["losses"][name].as_f64().unwrap();
+        assert!((ours - theirs).abs() < 1e-5 * theirs, "{name}: {ours} {theirs}");
+    }
+    compare(&model, &mut gradients, &golden["gradients"], PREFIX);
+}
+
+#[test]
+fn an_adapter_of_another_model_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut model = plain();
+    write_adapter(folder.path(), &mut model);
+    let mut config = tiny_config();
+    let other = |config: &serde_json::Value| {
+        let place = tempfile::tempdir().unwrap();
+        write_model(place.path(), config);
+        let mut model = Mixtral::open(place.path(), &Device::Cpu).unwrap();
+        model.continue_adapter(&Adapter::open(folder.path()).unwrap(), 0).unwrap_err()
+    };
+    config["num_hidden_layers"] = 2.into();
+    let error = other(&config);
+    assert!(error.message().contains("layers.2.") && error.message().contains("belongs to no weight"), "{error:?}");
+    config["intermediate_size"] = 32.into();
+    let error = other(&config);
+    assert!(error.message().contains("w1.lora_B.weight` has the shape [24, 3]"), "{error:?}");
+    config = tiny_config();
+    config["vocab_size"] = 41.into();
+    let error = other(&config);
+    assert!(error.message().contains("embed_tokens.weight` has the shape [40, 16]"), "{error:?}");
 }
 
 #[test]

@@ -125,6 +125,49 @@ fn adapters_train_on_packed_weights() {
 }
 
 #[test]
+fn an_adapter_is_trained_further() {
+    let fixture = Fixture::new();
+    let first = fixture.run("first", json!({"lora": {"rank": 4, "alpha": 8.0, "dropout": 0.1}})).unwrap();
+    let adapter = json!({"from": "@first", "path": first});
+    // What `lora` says has no part in it.
+    let run = |name: &str, rate: f64| {
+        fixture.run(name, json!({"learning_rate": rate, "lora": {"rank": 3}, "adapter": adapter})).unwrap()
+    };
+    let weights = |folder: &Path| {
+        let mut all = files(folder);
+        all.retain(|(name, _)| name.starts_with("adapter"));
+        all
+    };
+    assert!(weights(&run("still", 0.0)) == weights(&first));
+    let further = run("further", 1e-3);
+    assert!(weights(&further) != weights(&first));
+    assert_eq!(Adapter::open(&further).unwrap().config, Adapter::open(&first).unwrap().config);
+    let loss = |folder: &Path, line: usize| {
+        let metrics = std::fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+        let record: Value = serde_json::from_str(metrics.lines().nth(line).unwrap()).unwrap();
+        record["validation"]["toy"].as_f64().unwrap()
+    };
+    assert_eq!(loss(&further, 0), loss(&first, 5), "it begins where the other ended");
+    let error = fixture.run("full", json!({"method": "full", "adapter": adapter})).unwrap_err();
+    assert_eq!(error.message(), "training all parameters cannot go on with an adapter");
+}
+
+#[test]
+fn losses_beside_the_cross_entropy_are_noted() {
+    let fixture = Fixture::new();
+    let changes = json!({"router_aux_loss": 0.02, "z_loss": 1e-4});
+    let output = fixture.run("losses", changes).unwrap();
+    let metrics = std::fs::read_to_string(output.join("metrics.jsonl")).unwrap();
+    let step: Value = serde_json::from_str(metrics.lines().nth(1).unwrap()).unwrap();
+    // About the two experts of a token.
+    assert!(step["router_aux_loss"].as_f64().unwrap() > 1.0 && step["z_loss"].as_f64().unwrap() > 0.0, "{step}");
+    assert!(step.get("router_z_loss").is_none());
+    let events = std::fs::read(output.join("tensorboard").join(tensorboard::FILE)).unwrap();
+    let has = |tag: &[u8]| events.windows(tag.len()).any(|window| window == tag);
+    assert!(has(b"train/router_aux_loss") && has(b"train/z_loss") && !has(b"train/router_z_loss"));
+}
+
+#[test]
 fn embedding_and_output_have_a_rate_of_their_own() {
     let fixture = Fixture::new();
     let changes =

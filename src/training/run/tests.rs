@@ -8,9 +8,10 @@ use tempfile::TempDir;
 use super::*;
 use crate::corpus::mix::Amount;
 use crate::corpus::{BlockWriter, Layout, Row};
-use crate::model::fixture::{tiny_config, write_model};
+use crate::model::fixture::{golden_adapter, golden_block, tiny_config, write_adapter, write_model};
 use crate::model::{Precision, Storage};
 use crate::training::Scheduler;
+use crate::weights::adapter::Adapter;
 
 /// A model folder, token blocks, and room for checkpoints.
 struct Fixture {
@@ -183,6 +184,78 @@ fn thread_counts_and_recomputation_change_no_bit() {
         let one = run(1, false);
         assert!(one == run(2, false) && one == run(3, false) && one == run(2, true));
     }
+}
+
+/// The course of `tests/golden/mixtral.py`: PEFT's model and torch's AdamW on the same blocks.
+#[test]
+fn fifty_steps_are_those_of_peft() {
+    let golden = golden_adapter();
+    let number = |group: &str, name: &str| golden[group][name].as_f64().unwrap();
+    let (steps, batch_size) = (number("training", "steps") as u64, number("training", "batch_size") as usize);
+    let settings = Settings {
+        max_steps: Some(steps),
+        batch_size,
+        gradient_accumulation_steps: 1,
+        learning_rate: number("training", "learning_rate"),
+        embedding_learning_rate: None,
+        schedule: Shape {
+            scheduler: Scheduler::Cosine,
+            warmup_ratio: number("training", "warmup_ratio"),
+            decay_ratio: 0.0,
+            min_lr_ratio: 0.0,
+        },
+        adam: Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: number("training", "weight_decay") },
+        max_grad_norm: number("training", "max_grad_norm"),
+        neftune_alpha: 0.0,
+        auxiliary: Auxiliary {
+            z: number("coefficients", "z_loss"),
+            router: RouterLosses {
+                balance: number("coefficients", "router_aux_loss"),
+                z: number("coefficients", "router_z_loss"),
+            },
+        },
+        ..settings()
+    };
+
+    // The blocks lie in the dataset so that the order of the run is that of the script.
+    let fixture = Fixture::new();
+    let folder = |name: &str| fixture.folder.path().join(name);
+    let count = steps * batch_size as u64;
+    let share = crate::training::Share {
+        name: "counting".into(),
+        available: count,
+        length: 12,
+        amount: Amount::Ratio(1.0),
+    };
+    let blend = crate::training::Blend::new(vec![share]).unwrap();
+    let order = blend.pass(settings.seed, 0);
+    let mut rows = vec![Vec::new(); count as usize];
+    for position in 0..count {
+        rows[order.at(position).row as usize] = golden_block(position as u32);
+    }
+    let layout = Layout::compact(40, 12);
+    let mut writer = BlockWriter::create(&folder("counting"), &layout).unwrap();
+    rows.iter().for_each(|row| drop(writer.push(&Row::full(row, &[])).unwrap()));
+    writer.finish(&layout).unwrap();
+
+    let mut model = fixture.model(false);
+    std::fs::create_dir(folder("adapter")).unwrap();
+    write_adapter(&folder("adapter"), &mut model);
+    model.continue_adapter(&Adapter::open(&folder("adapter")).unwrap(), settings.seed).unwrap();
+    let mix = Mix::new(vec![("counting".into(), vec![fixture.blocks("counting")], Amount::Ratio(1.0))]).unwrap();
+    let report = train(&model, &mix, &[], &settings, &folder("scratch"), &host(None)).unwrap();
+
+    let course = golden["course"].as_array().unwrap();
+    assert_eq!(report.records.0.len(), course.len());
+    for (record, golden) in report.records.0.iter().zip(course) {
+        let ours = [record.loss, record.z_loss, record.router_aux_loss, record.router_z_loss, record.gradient_norm];
+        for (place, ours) in ours.into_iter().enumerate() {
+            let (ours, theirs) = (ours.unwrap(), golden[place].as_f64().unwrap());
+            let bound = if place == 0 { 1e-4 } else { 1e-3 * theirs };
+            assert!((ours - theirs).abs() <= bound, "step {}, {place}: {ours} {theirs}", record.step);
+        }
+    }
+    assert!(course[49][0].as_f64() < Some(3.9), "the loss falls: {}", course[49]);
 }
 
 #[test]
