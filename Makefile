@@ -16,6 +16,7 @@ VENV_2 := .venv-parity-datasets-2
 VENV_5 := .venv-parity-transformers-5
 PEERS  := target/peers
 CMX    := target/release/cmx
+GRADIENTS := target/release/examples/gradients
 # Corpora and tokenizers for the comparisons that need real ones; without the folder they are left out.
 SHARED ?= ../shared/data
 # How many documents of each file `make parity` encodes with the slow tokenizers of transformers; all when empty.
@@ -60,6 +61,10 @@ parity: quickstart $(VENV)/installed $(VENV_2)/installed $(VENV_5)/installed cma
 	CMX_PYTHON="$(CURDIR)/$(VENV)/bin/python" CMX_PYTHON_DATASETS_2="$(CURDIR)/$(VENV_2)/bin/python" \
 		cargo test --release -- --ignored
 	$(VENV)/bin/python tests/parity/transformers_logits.py $(CMX) outputs/merge
+	cargo build --release --example gradients
+	$(VENV)/bin/python tests/parity/gradients.py $(GRADIENTS)
+	$(VENV_5)/bin/python tests/parity/gradients.py $(GRADIENTS)
+	$(VENV)/bin/python tests/parity/peft_training.py $(CMX) $(GRADIENTS)
 	$(VENV)/bin/python tests/parity/peft_adapter.py $(CMX) outputs/expand outputs/train outputs/merge
 	$(VENV)/bin/python tests/parity/peft_merge.py $(CMX)
 	$(VENV)/bin/python tests/parity/tensorboard_events.py outputs/base outputs/train

@@ -32,7 +32,7 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 V5 = transformers.__version__.startswith("5")
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # the models are small
 
 LOGITS, GRADIENTS = 1e-4, 1e-3
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate", "w1", "w2", "w3"]
