@@ -149,7 +149,7 @@ fn median_step(shape: &Shape, method: Method) -> cmx::error::Result<f64> {
                 (0..shape.length as u64).map(|i| (stream.word(i) % shape.vocabulary as u64) as u32).collect()
             })
             .collect();
-        let batch = Batch::next_tokens(&blocks, |_| true)?;
+        let batch = Batch::next_tokens(&blocks)?;
         let started = Instant::now();
         gradients.clear();
         let scale = 1.0 / batch.predictions() as f32;

@@ -67,19 +67,14 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Sequences of one length, each predicting its own next tokens; the last position predicts nothing. A token for
-    /// which `counts` is false is not predicted.
-    pub fn next_tokens(sequences: &[Vec<u32>], counts: impl Fn(u32) -> bool) -> Result<Self> {
+    /// Sequences of one length, each predicting its own next tokens; the last position predicts nothing.
+    pub fn next_tokens(sequences: &[Vec<u32>]) -> Result<Self> {
         let length = sequences.first().map_or(0, Vec::len);
         if length == 0 || sequences.iter().any(|sequence| sequence.len() != length) {
             return Err(Error::invalid("the token blocks of a batch have different lengths"));
         }
-        let labels = sequences
-            .iter()
-            .flat_map(|ids| {
-                ids[1..].iter().map(|&id| if counts(id) { i64::from(id) } else { IGNORED }).chain([IGNORED])
-            })
-            .collect();
+        let labels =
+            sequences.iter().flat_map(|ids| ids[1..].iter().map(|&id| i64::from(id)).chain([IGNORED])).collect();
         Ok(Self { ids: sequences.concat(), labels, length, documents: None, longest: length })
     }
 

@@ -122,7 +122,7 @@ fn time(subject: &Subject, sizes: &[(usize, usize)], folder: &Path) -> Result<Ti
         let id = |row, at| (stream(row).word(at) % subject.config.vocab_size as u64) as u32;
         let blocks: Vec<Vec<u32>> =
             (0..sequences).map(|row| (0..length as u64).map(|at| id(row, at)).collect()).collect();
-        let batch = Batch::next_tokens(&blocks, |_| true)?;
+        let batch = Batch::next_tokens(&blocks)?;
         gradients.clear();
         let started = Instant::now();
         model.train(

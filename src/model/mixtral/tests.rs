@@ -91,7 +91,7 @@ fn plain() -> Mixtral {
 
 fn batch() -> Batch {
     let sequences = [vec![1, 5, 9, 13, 2, 7, 7, 39, 20], vec![1, 30, 21, 8, 8, 0, 17, 4, 11]];
-    Batch::next_tokens(&sequences, |_| true).unwrap()
+    Batch::next_tokens(&sequences).unwrap()
 }
 
 const PASS: fn() -> Pass = || Pass::new(7, 3);
@@ -124,7 +124,7 @@ fn logits_loss_and_gradients_are_those_of_transformers() {
         for (ours, theirs) in flat(&logits).iter().zip(&expected) {
             assert!((ours - theirs).abs() < 1e-5, "{ours} {theirs}");
         }
-        let batch = Batch::next_tokens(&ids, |_| true).unwrap();
+        let batch = Batch::next_tokens(&ids).unwrap();
         let loss = model.loss(&batch).unwrap();
         assert!((loss.mean() - case["loss"].as_f64().unwrap()).abs() < 1e-5);
 
@@ -207,7 +207,7 @@ fn an_adapter_and_all_losses_have_the_gradients_of_peft() {
     let mut model = plain();
     write_adapter(folder.path(), &mut model);
     model.continue_adapter(&Adapter::open(folder.path()).unwrap(), 0).unwrap();
-    let batch = Batch::next_tokens(&[golden_block(0), golden_block(1)], |_| true).unwrap();
+    let batch = Batch::next_tokens(&[golden_block(0), golden_block(1)]).unwrap();
     let coefficient = |name: &str| golden["coefficients"][name].as_f64().unwrap();
     let scale = 1.0 / batch.predictions() as f64;
     let objective = Objective {
