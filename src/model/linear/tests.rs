@@ -50,7 +50,7 @@ fn gradients() {
         let buffers: Vec<Parameter> = all.iter().enumerate().map(|(i, (name, v))| trained(name, v, i)).collect();
         let mut gradients = Gradients::of(&buffers.iter().collect::<Vec<_>>()).unwrap();
         let dx = ops::zeros((5, 70)).unwrap();
-        linear.backward((&x, between.as_ref()), &dy, Some(PASS()), &mut gradients, &dx, false).unwrap();
+        linear.backward((&x, between.as_ref()), &dy, Some(PASS()), &gradients, &dx, false).unwrap();
 
         let value = |parts: &Parts, x: &Tensor| {
             inner(&layer(parts, storage, adapted).forward(x, Some(PASS())).unwrap().0, &dy)
@@ -79,8 +79,8 @@ fn a_frozen_layer_passes_the_gradient_on_and_keeps_none() {
     let (parts, x, dy) = (parts(), numbers((5, 70), 4), numbers((5, 6), 5));
     let mut linear = layer(&parts, Storage::Float32, false);
     linear.visit_mut(&mut |parameter| parameter.index = None);
-    let mut gradients = Gradients::of(&[]).unwrap();
+    let gradients = Gradients::of(&[]).unwrap();
     let dx = ops::zeros((5, 70)).unwrap();
-    linear.backward((&x, None), &dy, None, &mut gradients, &dx, false).unwrap();
+    linear.backward((&x, None), &dy, None, &gradients, &dx, false).unwrap();
     gradient("x", &x, &dx, |x| inner(&linear.forward(x, None).unwrap().0, &dy));
 }

@@ -215,8 +215,7 @@ fn an_adapter_and_all_losses_have_the_gradients_of_peft() {
         router: RouterLosses { balance: coefficient("router_aux_loss"), z: coefficient("router_z_loss") },
     };
     let mut gradients = Gradients::of(&model.trained()).unwrap();
-    let Losses { predictions, router } =
-        model.train(&batch, objective, PASS(), 0.0, false, &mut gradients).unwrap();
+    let Losses { predictions, router } = model.train(&batch, objective, PASS(), 0.0, false, &gradients).unwrap();
     for (name, ours) in [
         ("loss", predictions.mean()),
         ("z_loss", predictions.mean_z()),
