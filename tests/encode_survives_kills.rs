@@ -3,27 +3,18 @@
 //!
 //! `CMX_KILLS` asks for another number of kills, `CMX_KILL_MEGABYTES` for a corpus of another size.
 
+mod killed_stage;
+
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use killed_stage::{KilledStage, Random};
 use serde_json::{Value, json};
 
 const KILLS: u64 = 8;
 const MEGABYTES: u64 = 24;
-
-/// Numbers from a seed, so that a failure can be had again.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % bound
-    }
-}
 
 fn asked(variable: &str, usual: u64) -> u64 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
@@ -33,10 +24,8 @@ fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// A stage's folder as the runner keeps it: its output is emptied before every attempt, what it keeps stays.
-struct Stage {
-    folder: PathBuf,
-}
+/// The stage, and what it makes.
+struct Stage(KilledStage);
 
 impl Stage {
     fn new(folder: PathBuf, corpus: &Path, recipe: &str, max_shard_bytes: u64) -> Self {
@@ -47,7 +36,6 @@ impl Stage {
         });
         let task = json!({
             "stage": "encode", "kind": "encode", "threads": 2,
-            "output": folder.join("output"), "kept": folder.join("kept"), "pool": folder.join("pool"),
             "parameters": {
                 "dataset": dataset,
                 "tokenizer": {"from": "t", "path": root("tests/golden/sentencepiece/llama.model")},
@@ -56,51 +44,18 @@ impl Stage {
                 "packing": "stream", "loss": "all", "bpe_dropout": 0.0, "passes": 1, "seed": 1,
             },
         });
-        let stage = Self { folder };
-        stage.forget();
-        std::fs::write(stage.folder.join("task.json"), task.to_string()).expect("a task");
-        stage
-    }
-
-    /// As if it had never been tried.
-    fn forget(&self) {
-        let kept = self.folder.join("kept");
-        if kept.exists() {
-            std::fs::remove_dir_all(&kept).expect("an old folder");
-        }
-        std::fs::create_dir_all(&kept).expect("a folder");
-    }
-
-    /// A worker, in a group of its own, and the pipe whose end would tell it that its runner is gone.
-    fn start(&self) -> (Child, ChildStdin) {
-        let output = self.folder.join("output");
-        if output.exists() {
-            std::fs::remove_dir_all(&output).expect("an old folder");
-        }
-        std::fs::create_dir(&output).expect("a folder");
-        let mut worker = Command::new(env!("CARGO_BIN_EXE_cmx"))
-            .arg("work")
-            .arg(&self.folder)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .expect("a worker");
-        let pipe = worker.stdin.take().expect("a pipe");
-        (worker, pipe)
+        Self(KilledStage::new(folder, task))
     }
 
     fn finish(&self) -> BTreeMap<String, blake3::Hash> {
-        let (mut worker, _pipe) = self.start();
-        assert!(worker.wait().expect("an end").success());
+        self.0.finish();
         self.digests()
     }
 
     fn digests(&self) -> BTreeMap<String, blake3::Hash> {
         let mut digests = BTreeMap::new();
         for split in ["train", "dev"] {
-            for entry in std::fs::read_dir(self.folder.join("output").join(split)).expect("a folder") {
+            for entry in std::fs::read_dir(self.0.folder().join("output").join(split)).expect("a folder") {
                 let path = entry.expect("a file").path();
                 let mut hasher = blake3::Hasher::new();
                 hasher.update_mmap_rayon(&path).expect("a file");
@@ -113,7 +68,7 @@ impl Stage {
 
     /// How many shards count, and when each of them was written.
     fn shards(&self) -> Vec<std::time::SystemTime> {
-        let kept = self.folder.join("kept");
+        let kept = self.0.folder().join("kept");
         let Ok(text) = std::fs::read(kept.join("train.json")) else { return Vec::new() };
         let state: Value = serde_json::from_slice(&text).expect("whole, however the worker ended");
         let shards = if state["Whole"].is_null() {
@@ -164,12 +119,12 @@ fn kills_cost_a_shard_and_change_nothing() {
         let expected = undisturbed.finish();
         let whole = clock.elapsed().as_millis() as u64;
         assert!(expected.len() > 50, "{} files", expected.len());
-        std::fs::remove_dir_all(&undisturbed.folder).expect("a folder");
+        std::fs::remove_dir_all(undisturbed.0.folder()).expect("a folder");
 
         let killed = stage("killed");
         let mut before = Vec::new();
         while made < kills * (number as u64 + 1) / 2 {
-            let (mut worker, _pipe) = killed.start();
+            let (mut worker, _pipe) = killed.0.start();
             std::thread::sleep(Duration::from_millis(whole / 50 + random.below(whole / 4)));
             let ended = worker.try_wait().expect("a worker");
             worker.kill().expect("a kill");
@@ -183,12 +138,12 @@ fn kills_cost_a_shard_and_change_nothing() {
                 Some(status) => {
                     assert!(status.success());
                     assert_eq!(killed.digests(), expected, "{recipe}");
-                    killed.forget();
+                    killed.0.forget();
                     before.clear();
                 }
             }
         }
         assert_eq!(killed.finish(), expected, "{recipe}");
-        std::fs::remove_dir_all(&killed.folder).expect("a folder");
+        std::fs::remove_dir_all(killed.0.folder()).expect("a folder");
     }
 }

@@ -3,38 +3,26 @@
 //!
 //! `CMX_KILLS` asks for another number of kills.
 
+mod killed_stage;
 mod workshop;
 
 use std::collections::BTreeMap;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cmx::stages;
+use killed_stage::{KilledStage, Random};
 use serde_json::{Value, json};
 use workshop::{Workshop, dataset};
 
 const KILLS: u64 = 30;
 
-/// Numbers from a seed, so that a failure can be had again.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % bound
-    }
-}
-
 fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// A stage's folder as the runner keeps it: its output is emptied before every attempt, what it keeps stays.
-struct Stage {
-    folder: PathBuf,
-}
+/// The stage, and what it makes.
+struct Stage(KilledStage);
 
 impl Stage {
     fn new(folder: PathBuf, parameters: Value) -> Self {
@@ -51,52 +39,18 @@ impl Stage {
         }
         let task = json!({
             "stage": "train", "kind": "train", "threads": 2, "parameters": all,
-            "output": folder.join("output"), "kept": folder.join("kept"), "pool": folder.join("pool"),
         });
-        let stage = Self { folder };
-        stage.forget();
-        std::fs::write(stage.folder.join("task.json"), task.to_string()).expect("a task");
-        stage
-    }
-
-    /// As if it had never been tried.
-    fn forget(&self) {
-        let kept = self.folder.join("kept");
-        if kept.exists() {
-            std::fs::remove_dir_all(&kept).expect("an old folder");
-        }
-        std::fs::create_dir_all(&kept).expect("a folder");
-    }
-
-    /// A worker, in a group of its own, and the pipe whose end would tell it that its runner is gone.
-    fn start(&self) -> (Child, ChildStdin) {
-        let output = self.folder.join("output");
-        if output.exists() {
-            std::fs::remove_dir_all(&output).expect("an old folder");
-        }
-        std::fs::create_dir(&output).expect("a folder");
-        let mut worker = Command::new(env!("CARGO_BIN_EXE_cmx"))
-            .arg("work")
-            .arg(&self.folder)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .expect("a worker");
-        let pipe = worker.stdin.take().expect("a pipe");
-        (worker, pipe)
+        Self(KilledStage::new(folder, task))
     }
 
     fn finish(&self) -> BTreeMap<String, blake3::Hash> {
-        let (mut worker, _pipe) = self.start();
-        assert!(worker.wait().expect("an end").success());
+        self.0.finish();
         self.digests()
     }
 
     fn digests(&self) -> BTreeMap<String, blake3::Hash> {
         let mut digests = BTreeMap::new();
-        let output = self.folder.join("output");
+        let output = self.0.folder().join("output");
         for folder in [output.clone(), output.join("tensorboard")] {
             for entry in std::fs::read_dir(folder).expect("a folder") {
                 let path = entry.expect("an entry").path();
@@ -111,7 +65,7 @@ impl Stage {
 
     /// The steps of the newest checkpoint.
     fn saved(&self) -> u64 {
-        let folder = self.folder.join("kept/checkpoints");
+        let folder = self.0.folder().join("kept/checkpoints");
         let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
         names
             .filter_map(|entry| entry.file_name().to_str()?.strip_prefix("step-")?.parse().ok())
@@ -194,7 +148,7 @@ fn kills_change_no_bit_of_the_adapter() {
     let mut random = Random(20_261_128);
     let (mut made, mut in_the_middle, mut before) = (0, 0, 0);
     while made < kills {
-        let (mut worker, _pipe) = killed.start();
+        let (mut worker, _pipe) = killed.0.start();
         std::thread::sleep(Duration::from_millis(20 + random.below(whole / 4)));
         let ended = worker.try_wait().expect("a worker");
         worker.kill().expect("a kill");
@@ -211,7 +165,7 @@ fn kills_change_no_bit_of_the_adapter() {
             Some(status) => {
                 assert!(status.success());
                 assert_eq!(killed.digests(), expected);
-                killed.forget();
+                killed.0.forget();
                 before = 0;
             }
         }
