@@ -104,16 +104,10 @@ fn main() -> cmx::error::Result<()> {
 fn measure(shape: &Shape, method: Method) -> cmx::error::Result<()> {
     let seconds = median_step(shape, method)?;
     let tokens = (shape.sequences * shape.length) as f64;
+    let memory = cmx::training::peak_memory().unwrap_or_default() as f64 / 1e6;
     let name = METHODS.iter().find(|(_, known)| *known == method).map_or("", |(name, _)| name);
-    println!("{:12} {name:9} {:7.0} tokens/s {:7.0} MB", shape.name, tokens / seconds, peak_megabytes());
+    println!("{:12} {name:9} {:7.0} tokens/s {:7.0} MB", shape.name, tokens / seconds, memory);
     Ok(())
-}
-
-/// The most memory that this process had resident, in MB; 0 where the system does not tell.
-fn peak_megabytes() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse().ok()).map_or(0.0, |kb: f64| kb * 1.024e-3)
 }
 
 fn median_step(shape: &Shape, method: Method) -> cmx::error::Result<f64> {
